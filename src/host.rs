@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the host is and can do, asked once and passed to the planner as plain data.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+/// Facts about the host and about the process that runs orlop.
+#[derive(Debug, Clone, Serialize)]
+pub struct Host {
+    /// Effective user id of the caller, as seen in its own user namespace.
+    pub euid: u32,
+    /// Whether the caller is in the initial user namespace (its uid_map maps everything onto itself).
+    pub initial_user_namespace: bool,
+    /// Capabilities that the caller may pass on: its permitted set, bit N for capability number N (capabilities(7)).
+    pub permitted: u64,
+    /// Capabilities that may enter a bounding set: the caller's own bounding set.
+    pub bounding: u64,
+    /// How cgroups are mounted on /sys/fs/cgroup.
+    pub cgroups: CgroupLayout,
+}
+
+/// How the host presents cgroups(7).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum CgroupLayout {
+    /// No cgroup file system at /sys/fs/cgroup.
+    None,
+    /// cgroup v2 alone.
+    Unified(Hierarchy),
+    /// cgroup v1, one hierarchy or more; in the hybrid layout also v2, without the controllers that v1 uses.
+    Legacy { hierarchies: Vec<Hierarchy>, unified: Option<Hierarchy> },
+}
+
+/// A mounted cgroup hierarchy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Hierarchy {
+    /// Where it is mounted, e.g. `/sys/fs/cgroup/memory`.
+    pub mount_point: PathBuf,
+    /// v1: the controllers of the mount (`["cpu", "cpuacct"]`), or `["name=systemd"]` for a named hierarchy.
+    /// v2: the contents of the root's `cgroup.controllers`.
+    pub controllers: Vec<String>,
+    /// The cgroup of the calling process in it, relative to the mount point, `/` for its root.
+    pub own: PathBuf,
+}
