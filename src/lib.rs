@@ -24,5 +24,6 @@ pub mod process;
 pub mod seccomp;
 pub mod spec;
 pub mod state;
+pub mod sealed;
 pub mod sys;
 pub mod time;
