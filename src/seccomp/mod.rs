@@ -125,3 +125,6 @@ fn words<S: Serializer>(program: &[Instruction], serializer: S) -> Result<S::Ok,
         program.iter().map(|i| format!("{:04x}{:02x}{:02x}{:08x}", i.code, i.jt, i.jf, i.k)).collect();
     Words { instructions: program.len(), words: words.join(" ") }.serialize(serializer)
 }
+
+#[cfg(test)]
+mod tests;
