@@ -27,7 +27,7 @@ fn run(code: &[Instruction], kind: u64, major: u64, minor: u64, access: u64) -> 
         let [code_, regs, o0, o1, i @ ..] = code[at];
         let (dst, src) = (usize::from(regs & 15), usize::from(regs >> 4));
         let offset = i16::from_ne_bytes([o0, o1]);
-        let immediate = i64::from(i32::from_ne_bytes(i)) as u64;
+        let immediate = i64::from(i32::from_ne_bytes(i)).cast_unsigned();
         at += 1;
         let jump = match code_ {
             0x61 => {
