@@ -7,6 +7,7 @@
 pub mod bpf;
 pub mod fd;
 pub mod mount;
+pub mod tty;
 
 use std::fmt;
 
