@@ -14,7 +14,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::Mode;
 use nix::sys::statfs::{FsFlags, fstatfs};
 
-use crate::sys::mount::{AttributeChange, clone_tree, set_attributes};
+use crate::sys::mount::{Attr, clone_tree, set_attr};
 use crate::sys::process::fexecve;
 use crate::sys::{self, call};
 
@@ -56,8 +56,8 @@ fn is_sealed(exe: &OwnedFd) -> Result<bool> {
 fn read_only_clone() -> sys::Result<OwnedFd> {
     let path = OFlag::O_PATH | OFlag::O_CLOEXEC;
     let exe = call!("open({SELF:?}, O_PATH)" => open(SELF, path, Mode::empty()))?;
-    let clone = clone_tree(exe.as_fd(), false)?;
-    set_attributes(clone.as_fd(), false, &AttributeChange { set: libc::MOUNT_ATTR_RDONLY, ..AttributeChange::default() })?;
+    let clone = clone_tree(exe.as_fd(), c"", false)?;
+    set_attr(clone.as_fd(), &Attr { set: libc::MOUNT_ATTR_RDONLY, ..Attr::default() }, false)?;
     Ok(clone)
 }
 

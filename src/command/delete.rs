@@ -77,7 +77,7 @@ fn by_default_path(dir: &StateDir) -> Result<()> {
     let intent = Intent {
         id: dir.id.clone(),
         bundle: dir.path.clone(),
-        cgroups: cgroup::directories(&guess, &host.cgroups),
+        cgroups: cgroup::directories(&guess),
         creator: Proc::open()?.identify(nix::unistd::Pid::this())?,
     };
     if intent.cgroups.is_empty() && host.cgroups != crate::host::CgroupLayout::None {

@@ -12,11 +12,13 @@ use crate::spec::OCI_VERSION;
 pub fn features() -> Result<u8> {
     let mut capabilities: Vec<String> = (0..=40).map(capabilities::name).collect();
     capabilities.sort_unstable();
+    let mut mount_options: Vec<&str> = mount_options::words().collect();
+    mount_options.sort_unstable();
     print_json(&json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": OCI_VERSION,
         "hooks": ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
-        "mountOptions": mount_options::names(),
+        "mountOptions": mount_options,
         "linux": {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
             "capabilities": capabilities,

@@ -4,10 +4,12 @@
 pub mod capability;
 pub mod cgroup;
 pub mod console;
+pub mod copy_up;
 pub mod device;
 pub mod executable;
 pub mod hook;
 pub mod idmap;
+pub mod host_mounts;
 pub mod mount;
 pub mod namespace;
 pub mod path;

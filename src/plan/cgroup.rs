@@ -77,6 +77,18 @@ pub enum Missing {
 }
 
 impl Cgroup {
+    /// The container's directory in `hierarchy`, absolute; the mount point itself if it has none there.
+    pub fn directory_in(&self, hierarchy: &Hierarchy) -> PathBuf {
+        let place = self.places.iter().find(|place| place.mount_point == hierarchy.mount_point);
+        place.map_or_else(|| hierarchy.mount_point.clone(), |place| place.mount_point.join(&place.path))
+    }
+
+    /// The places alone, for a container of which only the id is known.
+    pub fn of_id(id: &str, host: &Host) -> Cgroup {
+        let location = path::Location::parse(None, id, &mut Problems::default());
+        Cgroup { places: places(&host.cgroups, &location), ..Cgroup::default() }
+    }
+
     /// Plans `linux.cgroupsPath` and `linux.resources` for the cgroupfs driver. `id`, the container's, names the cgroup
     /// if `cgroupsPath` does not. Device rules are enforced even if none are given: like runc, everything is denied
     /// that neither the rules nor [`device_filter::default_rules`] allow.

@@ -4,7 +4,7 @@
 //! ```text
 //!   child                      parent
 //!   Cloned + pidfd       ──▶   (from the stager, if there is one)
-//!   NeedIdMap            ──▶   cgroup.procs (v1), gid_map, uid_map, oom_score_adj
+//!   NeedIdMap            ──▶   gid_map, uid_map, oom_score_adj
 //!                        ◀──   Go
 //!   Console + fd         ──▶   hands the terminal's master on (process.terminal)
 //!   MountsDone           ──▶   runs prestart and createRuntime hooks
@@ -37,7 +37,8 @@ const LIMIT: usize = 64 * 1024;
 pub enum Message {
     Cloned { pid: i32 },
     NeedIdMap,
-    Console,
+    /// The terminal's name in the container.
+    Console(String),
     MountsDone,
     Ready,
     Go,

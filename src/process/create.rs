@@ -87,7 +87,7 @@ fn make(
 ) -> Result<(State, Child, Option<OwnedFd>)> {
     let interrupts = Interrupts::block()?;
     let proc = Proc::open()?;
-    let cgroups = cgroup::directories(&plan.cgroup, &host.cgroups);
+    let cgroups = cgroup::directories(&plan.cgroup);
     dir.save_intent(&Intent {
         id: plan.id.clone(),
         bundle: plan.bundle.clone(),
@@ -95,14 +95,18 @@ fn make(
         creator: proc.identify(Pid::this())?,
     })?;
     dir.save(crate::state::CONFIG, config)?;
-    let cgroup = cgroup::create(&plan.cgroup, &host.cgroups)?;
+    let cgroup = cgroup::create(&plan.cgroup)?;
     undo.cgroups.clone_from(&cgroups);
+    let cgroup_mounts = CgroupMounts::new(&host.cgroups, |hierarchy| plan.cgroup.directory_in(hierarchy));
+    let mut rootfs = rootfs::prepare(&plan.filesystem)?;
+    rootfs.open_cgroups(&plan.filesystem, &cgroup_mounts)?;
 
     let progress = Progress::new()?;
     let (ours, theirs) = pair()?;
     let inherited = Inherited {
-        rootfs: rootfs::prepare(&plan.filesystem, &cgroups)?,
-        cgroup_mounts: CgroupMounts::new(&host.cgroups, &cgroups),
+        rootfs,
+        cgroup: &cgroup,
+        cgroup_mounts,
         joined: namespace::open_joined(&plan.namespaces)?,
         start: listen_for_start(dir)?,
         proc: Proc::open()?,
@@ -122,7 +126,7 @@ fn make(
 }
 
 /// The one clone, or that of the stager. In the child this does not return.
-fn spawn(plan: &Plan, cgroup: &Handle, inherited: Inherited, progress: &Progress) -> Result<Child> {
+fn spawn(plan: &Plan, cgroup: &Handle, inherited: Inherited<'_>, progress: &Progress) -> Result<Child> {
     let flags = match plan.shape {
         Shape::Direct => plan.namespaces.clone_flags(),
         Shape::Staged => 0,
@@ -191,10 +195,10 @@ impl Parent<'_> {
                     self.outside(undo)?;
                     channel.send(&Message::Go)?;
                 }
-                Message::Console => {
+                Message::Console(name) => {
                     let fd = fd.context("init sent no terminal")?;
                     match &wishes.console {
-                        Console::Socket(socket) => console::send_master(socket.as_fd(), fd.as_fd(), "/dev/ptmx")?,
+                        Console::Socket(socket) => console::send_master(socket.as_fd(), fd.as_fd(), &name)?,
                         Console::Keep => master = Some(fd),
                         Console::None => {}
                     }
@@ -235,7 +239,6 @@ impl Parent<'_> {
     /// What needs the host's privileges is done here, by pid, while init waits.
     fn outside(&self, undo: &Undo) -> Result<()> {
         let Some(child) = &undo.child else { bail!("init is gone") };
-        self.cgroup.join(child.pid)?;
         if let Some(map) = &self.plan.idmap {
             idmap::write(self.proc, child.pid, map)?;
         }

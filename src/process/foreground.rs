@@ -18,7 +18,7 @@ use crate::sys::call;
 use crate::sys::clone::Child;
 use crate::sys::fd::stdio;
 use crate::sys::process::{Exit, pidfd_send_signal, wait as reap};
-use crate::sys::tty::copy_window_size;
+use crate::sys::tty::copy_size;
 
 /// Every signal that can be caught, blocked as long as this lives.
 #[derive(Debug)]
@@ -144,7 +144,7 @@ impl<'a> Terminal<'a> {
     fn follow_size(&self) {
         // Without a terminal on this side the container keeps the size of its config.
         if self.saved.is_some() {
-            drop(copy_window_size(stdio(0), self.master.as_fd()));
+            drop(copy_size(stdio(0), self.master.as_fd()));
         }
     }
 

@@ -14,9 +14,10 @@ use nix::sys::stat::{Mode, SFlag, fstat, umask};
 use nix::unistd::{chdir, setsid};
 
 use crate::error::ResultExt;
+use crate::kernel::cgroup::Handle;
 use crate::kernel::mount::CgroupMounts;
 use crate::kernel::namespace::{self, Joined};
-use crate::kernel::path::RootFd;
+use crate::kernel::console::Console;
 use crate::kernel::procfs::Proc;
 use crate::kernel::rootfs::Prepared;
 use crate::kernel::{capability, console, executable, hook, idmap, rootfs, seccomp};
@@ -26,15 +27,16 @@ use crate::process::channel::{Channel, Failure, Message};
 use crate::process::step::{Progress, Step};
 use crate::state::{Status, hook_state};
 use crate::sys::clone::{Clone, PARENT, clone3, exit};
-use crate::sys::fd::{close_range, move_to, set_close_on_exec, stdio};
+use crate::sys::fd::{Resolve, close_range, move_to, openat2, set_close_on_exec, stdio};
 use crate::sys::process::{
     execve, join_session_keyring, reset_signals, set_dumpable, set_no_new_privileges, set_parent_death_signal,
 };
 use crate::sys::{self, call};
 
 /// What the parent has opened for init before the clone.
-pub struct Inherited {
+pub struct Inherited<'a> {
     pub channel: Channel,
+    pub cgroup: &'a Handle,
     pub proc: Proc,
     pub joined: Vec<Joined>,
     pub rootfs: Prepared,
@@ -48,7 +50,7 @@ pub struct Inherited {
 
 /// First process after the clone if [`Shape::Staged`]: joins what takes effect on children only, clones init as its
 /// sibling and ends. Does not return.
-pub fn stage(plan: &Plan, inherited: Inherited, progress: &Progress) -> ! {
+pub fn stage(plan: &Plan, inherited: Inherited<'_>, progress: &Progress) -> ! {
     close_parents(&inherited.parents);
     match stage_and_clone(plan, &inherited) {
         Ok(Clone::Child) => init(plan, inherited, progress),
@@ -60,8 +62,9 @@ pub fn stage(plan: &Plan, inherited: Inherited, progress: &Progress) -> ! {
     }
 }
 
-fn stage_and_clone(plan: &Plan, inherited: &Inherited) -> Result<Clone> {
+fn stage_and_clone(plan: &Plan, inherited: &Inherited<'_>) -> Result<Clone> {
     first_steps()?;
+    join_cgroup(inherited.cgroup)?;
     namespace::join_others(&inherited.joined)?;
     if !plan.namespaces.time_offsets.is_empty() {
         namespace::unshare_time(&plan.namespaces, &inherited.proc)?;
@@ -85,6 +88,12 @@ fn first_steps() -> Result<()> {
     Ok(())
 }
 
+/// Where the clone itself could not do it. A process that moves itself need not wait for an RCU grace period, and the
+/// files belong to the host's root, who this process still is outside a user namespace.
+fn join_cgroup(cgroup: &Handle) -> Result<()> {
+    if cgroup.clone_into().is_none() { cgroup.join_self() } else { Ok(()) }
+}
+
 fn close_parents(fds: &[RawFd]) {
     for fd in fds {
         // close_range(2) fails for bad arguments only.
@@ -93,12 +102,12 @@ fn close_parents(fds: &[RawFd]) {
 }
 
 /// First process after the clone if [`Shape::Direct`]. Does not return.
-pub fn run(plan: &Plan, inherited: Inherited, progress: &Progress) -> ! {
+pub fn run(plan: &Plan, inherited: Inherited<'_>, progress: &Progress) -> ! {
     close_parents(&inherited.parents);
     init(plan, inherited, progress)
 }
 
-fn init(plan: &Plan, inherited: Inherited, progress: &Progress) -> ! {
+fn init(plan: &Plan, inherited: Inherited<'_>, progress: &Progress) -> ! {
     // After `prepare` the channel is closed and errors go to whoever runs `start`.
     let channel = inherited.channel.fd().try_clone_to_owned();
     let Ok(channel) = channel.map(Channel::from) else { exit(1) };
@@ -129,11 +138,14 @@ struct Ready {
 }
 
 /// Everything up to the point where only `start` is missing.
-fn prepare(plan: &Plan, mut inherited: Inherited, progress: &Progress) -> Result<Ready> {
+fn prepare(plan: &Plan, mut inherited: Inherited<'_>, progress: &Progress) -> Result<Ready> {
     let process = &plan.process;
     let channel = &inherited.channel;
     crate::log::detach();
     first_steps()?;
+    if plan.shape == Shape::Direct {
+        join_cgroup(inherited.cgroup)?;
+    }
     reset_signals();
     channel.send(&Message::NeedIdMap)?;
     channel.expect_go()?;
@@ -161,13 +173,9 @@ fn prepare(plan: &Plan, mut inherited: Inherited, progress: &Progress) -> Result
     }
 
     progress.reached(Step::RootFilesystem);
-    umask(Mode::empty());
-    rootfs::build(&plan.filesystem, &mut inherited.rootfs, &inherited.cgroup_mounts)?;
-    if process.terminal {
+    if let Some(terminal) = rootfs::build(&plan.filesystem, &mut inherited.rootfs, &inherited.cgroup_mounts)? {
         progress.reached(Step::Console);
-        let console = console::open(&plan.filesystem, &mut inherited.rootfs, process.console_size, (process.uid, process.gid))?;
-        channel.send_with(&Message::Console, Some(console.master.as_fd()))?;
-        console::attach(console.slave)?;
+        hand_over_terminal(plan, channel, terminal)?;
     }
     channel.send(&Message::MountsDone)?;
     channel.expect_go()?;
@@ -177,22 +185,17 @@ fn prepare(plan: &Plan, mut inherited: Inherited, progress: &Progress) -> Result
     hook::run_all("createContainer", &plan.hooks.create_container, &state(Status::Creating))?;
 
     progress.reached(Step::PivotRoot);
-    rootfs::enter(&plan.filesystem, &mut inherited.rootfs, plan.no_pivot)?;
+    rootfs::enter(&plan.filesystem, &inherited.rootfs)?;
 
     progress.reached(Step::Finish);
-    let root = call!("open(\"/\")" =>
-        open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()))?;
-    let root = RootFd::from(root);
-    make_cwd(plan, &root)?;
-    rootfs::finish(&plan.filesystem, &mut inherited.rootfs)?;
+    let Inherited { channel, proc, rootfs, start, .. } = inherited;
+    rootfs::finish(&plan.filesystem, rootfs)?;
     for sysctl in &plan.sysctl {
-        inherited
-            .proc
-            .write_sysctl(&sysctl.path, &sysctl.value)
+        proc.write_sysctl(&sysctl.path, &sysctl.value)
             .with_context(|| format!("linux.sysctl.{}", sysctl.key))?;
     }
     namespace::set_names(plan.hostname.as_deref(), plan.domainname.as_deref())?;
-    let env = environment(plan, &root);
+    let env = environment(plan)?;
     umask(Mode::from_bits_truncate(process.umask));
 
     progress.reached(Step::Credentials);
@@ -201,9 +204,8 @@ fn prepare(plan: &Plan, mut inherited: Inherited, progress: &Progress) -> Result
     }
     give_stdio(process.uid)?;
     capability::drop_bounding(process.capabilities.bounding)?;
-    let Inherited { channel, proc, rootfs, start, .. } = inherited;
     // No descriptor of a directory survives: a created container holds its root and nothing else (CVE-2024-21626).
-    drop((proc, rootfs, root));
+    drop(proc);
     let filter_early = plan.seccomp.as_ref().filter(|_| !process.no_new_privileges);
     let (start, channel) = keep_only(start, channel, plan.preserve_fds)?;
     if let Some(filter) = filter_early {
@@ -321,6 +323,16 @@ fn keep_only(start: OwnedFd, channel: Channel, preserved: u32) -> Result<(OwnedF
     Ok((start, Channel::from(channel)))
 }
 
+/// Sends the terminal's master out, and makes the other end the standard streams.
+fn hand_over_terminal(plan: &Plan, channel: &Channel, terminal: Console) -> Result<()> {
+    if let Some((rows, columns)) = plan.process.console_size {
+        terminal.set_size(rows, columns)?;
+    }
+    terminal.give_to(plan.process.uid)?;
+    channel.send_with(&Message::Console(terminal.name), Some(terminal.master.as_fd()))?;
+    console::attach(terminal.slave)
+}
+
 /// A session keyring of its own: the container must not see the caller's keys.
 fn new_keyring(plan: &Plan, channel: &Channel) -> Result<()> {
     let name = CString::new(format!("_ses.{}", plan.id)).context("keyring name")?;
@@ -329,16 +341,6 @@ fn new_keyring(plan: &Plan, channel: &Channel) -> Result<()> {
             channel.send(&Message::Warning("the kernel has no keyrings: the caller's session keyring is kept".into()))
         }
         joined => joined.hint_if(Errno::EDQUOT, "see /proc/sys/kernel/keys; --no-new-keyring keeps the caller's").map(drop),
-    }
-}
-
-/// A missing working directory is made, as runc does, while the root file system is writable.
-fn make_cwd(plan: &Plan, root: &RootFd) -> Result<()> {
-    let cwd = &plan.process.cwd;
-    match root.mkdir_all(cwd, 0o755) {
-        // A file system that cannot hold it: the change of directory will name the reason.
-        Err(e) if matches!(crate::error::errno_of(&e), Some(Errno::EROFS | Errno::EACCES | Errno::EPERM | Errno::ELOOP)) => Ok(()),
-        made => made.map(drop).with_context(|| format!("process.cwd: make {cwd:?}")),
     }
 }
 
@@ -357,13 +359,16 @@ fn enter_cwd(plan: &Plan) -> Result<()> {
 }
 
 /// The environment, with a HOME from the container's /etc/passwd if it has none.
-fn environment(plan: &Plan, root: &RootFd) -> Vec<String> {
+fn environment(plan: &Plan) -> Result<Vec<String>> {
     let mut env = plan.process.env.clone();
     if env.iter().any(|entry| entry.starts_with("HOME=") && entry.len() > 5) {
-        return env;
+        return Ok(env);
     }
     env.retain(|entry| !entry.starts_with("HOME="));
-    let passwd = root.open(std::path::Path::new("/etc/passwd"), libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY);
+    let root = call!("open(\"/\")" =>
+        open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()))?;
+    let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
+    let passwd = openat2(root.as_fd(), c"etc/passwd", flags, 0, Resolve::IN_ROOT);
     let mut contents = Vec::new();
     if let Ok(file) = passwd
         && fstat(&file).is_ok_and(|s| s.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFREG.bits())
@@ -373,7 +378,7 @@ fn environment(plan: &Plan, root: &RootFd) -> Vec<String> {
     }
     let home = executable::home(&contents, plan.process.uid);
     env.push(format!("HOME={}", String::from_utf8_lossy(home.as_os_str().as_bytes())));
-    env
+    Ok(env)
 }
 
 /// Makes the pipes of stdio belong to the container's user, who could not open /dev/stdout otherwise. Files of the host

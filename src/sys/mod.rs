@@ -13,6 +13,7 @@ pub mod net;
 pub mod process;
 pub mod seccomp;
 pub mod socket;
+pub mod tty;
 
 use std::fmt;
 

@@ -270,3 +270,11 @@ pub fn is_ignored(signal: libc::c_int) -> bool {
         libc::sigaction(signal, std::ptr::null(), &raw mut action) == 0 && action.sa_sigaction == libc::SIG_IGN
     }
 }
+
+/// `kill(2)`, with real-time signals too. Only for processes that a frozen cgroup keeps from ending: a pid alone may be
+/// another process by now.
+pub fn kill(pid: Pid, signal: libc::c_int) -> Result<()> {
+    // SAFETY: no pointers.
+    let value = check(unsafe { libc::kill(pid.as_raw(), signal) }.into());
+    call!("kill({pid}, {signal})" => value).map(drop)
+}

@@ -75,8 +75,8 @@ impl Existing {
     ///
     /// # Errors
     /// EPERM for a process that the caller may not signal.
-    pub fn kill_all(&self, signal: Signal) -> anyhow::Result<()> {
-        if signal != Signal::SIGKILL {
+    pub fn kill_all(&self, signal: libc::c_int) -> anyhow::Result<()> {
+        if signal != libc::SIGKILL {
             return self.signal_each(signal);
         }
         for found in self.found.iter().filter(|f| f.version == Version::V2) {
@@ -105,19 +105,19 @@ impl Existing {
         self.found.iter().all(|f| f.version == Version::V1)
     }
 
-    fn signal_each(&self, signal: Signal) -> anyhow::Result<()> {
+    fn signal_each(&self, signal: libc::c_int) -> anyhow::Result<()> {
         let was_frozen = self.is_frozen()?;
         // Without a freezer the caller's loop catches up with forks.
         let frozen = was_frozen || self.freezer()?.is_some() && self.freeze().is_ok();
         let mut result = Ok(());
         for pid in self.pids()?.into_iter().filter(|&pid| pid != Pid::this()) {
-            match kill(pid, signal) {
-                Err(Errno::ESRCH) => {}
+            match crate::sys::process::kill(pid, signal) {
+                Err(e) if e.errno == Errno::ESRCH => {}
                 // The others must still be signalled and thawed.
-                sent => result = result.and(call!("kill({pid}, {signal})" => sent)),
+                sent => result = result.and(sent),
             }
         }
-        if frozen && (signal == Signal::SIGKILL || !was_frozen) {
+        if frozen && (signal == libc::SIGKILL || !was_frozen) {
             self.thaw()?;
         }
         Ok(result?)
