@@ -12,7 +12,8 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl, open};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::Mode;
-use nix::sys::statfs::{FsFlags, fstatfs};
+use nix::sys::statfs::fstatfs;
+use nix::sys::statvfs::FsFlags;
 
 use crate::sys::mount::{Attr, clone_tree, set_attr};
 use crate::sys::process::fexecve;

@@ -73,10 +73,9 @@ impl Console {
         mount::attach(node.as_fd(), target.as_fd()).context("/dev/console")
     }
 
-    /// `process.consoleSize`; sizes beyond 65535 are cut to it.
-    pub fn set_size(&self, rows: u64, columns: u64) -> Result<()> {
-        let cut = |n: u64| u16::try_from(n).unwrap_or(u16::MAX);
-        Ok(tty::set_size(self.master.as_fd(), cut(rows), cut(columns))?)
+    /// `process.consoleSize`.
+    pub fn set_size(&self, rows: u16, columns: u16) -> Result<()> {
+        Ok(tty::set_size(self.master.as_fd(), rows, columns)?)
     }
 
     /// Gives the slave to the user of the container's process, as login(1) does. The group stays that of the devpts.

@@ -88,10 +88,9 @@ fn first_steps() -> Result<()> {
     Ok(())
 }
 
-/// Where the clone itself could not do it. A process that moves itself need not wait for an RCU grace period, and the
-/// files belong to the host's root, who this process still is outside a user namespace.
+/// The v1 hierarchies, into which no clone leads. A process that moves itself need not wait for an RCU grace period.
 fn join_cgroup(cgroup: &Handle) -> Result<()> {
-    if cgroup.clone_into().is_none() { cgroup.join_self() } else { Ok(()) }
+    cgroup.join_self()
 }
 
 fn close_parents(fds: &[RawFd]) {
@@ -238,8 +237,8 @@ fn commit(channel: &Channel) -> Result<()> {
 /// Waits for `start`, then becomes the container's program.
 fn wait_and_exec(plan: &Plan, ready: Ready) -> ! {
     loop {
-        let connection = match nix::sys::socket::accept4(ready.start.as_raw_fd(), nix::sys::socket::SockFlag::SOCK_CLOEXEC) {
-            Ok(fd) => Channel::from(sys::fd::owned(fd.into())),
+        let connection = match nix::sys::socket::accept4(&ready.start, nix::sys::socket::SockFlag::SOCK_CLOEXEC) {
+            Ok(fd) => Channel::from(fd),
             Err(Errno::EINTR | Errno::ECONNABORTED) => continue,
             Err(_) => exit(1),
         };

@@ -9,14 +9,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::fs::{self, is_gone, open_root};
 use super::{create, freezer, handle, layout};
 use crate::error::ResultExt;
 use crate::plan::cgroup::Version;
-use crate::{call, sys};
+use crate::sys;
 
 /// How long [`Existing::kill_all`] and [`Existing::destroy`] wait for processes to end.
 const TIMEOUT: Duration = Duration::from_secs(10);
