@@ -56,20 +56,22 @@ impl Console {
     }
 
     /// Binds the slave to the entry `console` of `dev`. The kernel finds the mount through the slave's own descriptor,
-    /// which must be on a devpts of the caller's mount namespace.
-    pub fn bind(&self, dev: BorrowedFd<'_>) -> Result<()> {
-        let node = mount::clone_tree(self.slave.as_fd(), c"", false).context("/dev/console")?;
+    /// which must be on a devpts of the caller's mount namespace. Without such an entry one is made if `make`; a /dev that
+    /// is the host's stays as it is.
+    pub fn bind(&self, dev: BorrowedFd<'_>, make: bool) -> Result<()> {
         let (target, found) = match path::open_entry(dev, "console")? {
             Some(fd) => {
                 let stat = path::stat(fd.as_fd())?;
                 (fd, Some(stat))
             }
+            None if !make => return Ok(()),
             None => (path::make_file_in(dev, "console", 0o620).context("/dev/console")?, None),
         };
         // An image may bring the device 5:1 or a file; covering it does not touch it. Only a link would be odd.
         if found.is_some_and(|stat| !path::is(&stat, libc::S_IFCHR) && !path::is(&stat, libc::S_IFREG)) {
             bail!("/dev/console of the root filesystem is neither a file nor a character device");
         }
+        let node = mount::clone_tree(self.slave.as_fd(), c"", false).context("/dev/console")?;
         mount::attach(node.as_fd(), target.as_fd()).context("/dev/console")
     }
 

@@ -141,7 +141,8 @@ pub fn bind(dir: BorrowedFd<'_>, name: &str, node: BorrowedFd<'_>) -> Result<()>
     let found = path::stat(target.as_fd())?;
     let wanted = path::stat(node)?;
     let same_node = (found.st_mode & libc::S_IFMT, found.st_rdev) == (wanted.st_mode & libc::S_IFMT, wanted.st_rdev);
-    if !same_node && !(path::is(&found, libc::S_IFREG) && found.st_size == 0) {
+    let placeholder = path::is(&found, libc::S_IFREG) && found.st_size == 0;
+    if !same_node && !placeholder {
         bail!("the root filesystem has another file there (config-linux.md#devices)");
     }
     Ok(mount::attach(node, target.as_fd())?)

@@ -356,7 +356,9 @@ fn cgroup(
     let target = root.directory(&mount.destination).context("destination")?;
     let one = |i: usize, cgroup: &CgroupMount| -> Result<OwnedFd> {
         if fs.cgroup_namespace {
-            return new_cgroup(mount, cgroup);
+            let made = new_cgroup(mount, cgroup)?;
+            apply(made.as_fd(), Attrs::default(), Attrs::default(), None, &mount.propagation)?;
+            return Ok(made);
         }
         let Some(source) = sources.get(i) else { bail!("no cgroup to bind was opened for {}", cgroup.name) };
         let source = source.try_clone()?;

@@ -118,7 +118,7 @@ impl Root {
 pub fn make_directory_in(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
     match mkdirat(dir, name, Mode::from_bits_truncate(0o755)) {
         Ok(()) | Err(Errno::EEXIST) => {}
-        Err(e) => return Err(failed(format!("mkdirat({name:?})"))(e)).hint_if(Errno::EROFS, READ_ONLY),
+        Err(e) => return explain(Err(failed(format!("mkdirat({name:?})"))(e))),
     }
     Ok(openat2(dir, &c_string(name)?, libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW, 0, ENTRY)?)
 }
@@ -126,7 +126,7 @@ pub fn make_directory_in(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
 /// Makes the empty file `name` in `dir`; fails with EEXIST if anything is there, be it a dangling link.
 pub fn make_file_in(dir: BorrowedFd<'_>, name: &str, mode: u32) -> Result<OwnedFd> {
     let flags = libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_WRONLY | libc::O_NOCTTY;
-    openat2(dir, &c_string(name)?, flags, mode, ENTRY).hint_if(Errno::EROFS, READ_ONLY)
+    explain(openat2(dir, &c_string(name)?, flags, mode, ENTRY))
 }
 
 /// Opens the entry `name` of `dir` itself with O_PATH, even if it is a link or a mount point. `None` if there is none.
@@ -164,7 +164,15 @@ pub fn open_host(path: &CStr, flags: libc::c_int) -> crate::sys::Result<OwnedFd>
     openat2(nix::fcntl::AT_FDCWD, path, libc::O_PATH | flags, 0, Resolve(0))
 }
 
-const READ_ONLY: &str = "the mount point is missing and cannot be made on a read-only mount; make it beforehand";
+/// What to do when a mount point, or another place, could not be made.
+fn explain<T>(made: crate::sys::Result<T>) -> Result<T> {
+    made.hint_if(Errno::EROFS, "it is missing and cannot be made on a read-only mount; make it beforehand")
+        .hint_if(Errno::EACCES, UNMAPPED)
+        .hint_if(Errno::EOVERFLOW, UNMAPPED)
+}
+
+const UNMAPPED: &str = "it is missing and the container's root may not make it: in a user namespace the root filesystem \
+    should belong to a mapped user; or make it beforehand";
 
 /// Parent and last component. A path that ends in `..` has neither: what `..` of a missing directory is, nobody knows.
 fn split(path: &str) -> Result<(&str, &str)> {
@@ -178,7 +186,7 @@ fn split(path: &str) -> Result<(&str, &str)> {
 /// Where a link in the directory `parent` leads. The kernel resolves the result; nothing is cleaned by its words, which
 /// would get `..` after a link wrong.
 fn join(parent: &str, target: &str) -> String {
-    if target.starts_with('/') { target.to_string() } else { format!("{parent}/{target}") }
+    if target.starts_with('/') { target.to_string() } else { format!("{}/{target}", parent.trim_end_matches('/')) }
 }
 
 fn count(links: u32, path: &str) -> Result<u32> {

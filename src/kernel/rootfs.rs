@@ -187,7 +187,7 @@ fn populate_dev(fs: &Filesystem, root: &Root, pts: Option<OwnedFd>) -> Result<Op
         Some(pts) => Console::open(pts.as_fd())?,
         None => open_console(root)?,
     };
-    console.bind(dev.as_fd())?;
+    console.bind(dev.as_fd(), fs.populate_dev)?;
     Ok(Some(console))
 }
 

@@ -155,9 +155,12 @@ fn the_check_notices_an_instruction_that_was_changed() {
             change(&mut wrong[at]);
             // A few changes alter nothing, since the profile's rules for socket overlap.
             if codegen::check(&policy, &wrong).is_ok() {
+                // Numbers with conditions on either architecture: socket, clone, personality.
+                let checked = [41, 56, 120, 135, 136, 359];
                 for arch in [Arch::X86_64, Arch::X86] {
                     for number in (0..500).flat_map(|number| [number, arch::X32_BIT | number]) {
-                        for arg in (0..50).chain([0x2_0000, 0x2_0008, 0x7e02_0000, u64::MAX]) {
+                        let most = if checked.contains(&(number & 0xfff)) { 50 } else { 1 };
+                        for arg in (0..most).chain([0x2_0000, 0x2_0008, 0x7e02_0000, u64::MAX]) {
                             for arg in [arg, arg | 1 << 32, arg | 5 << 32] {
                                 let data = Data { arch: arch.audit(), number, args: [arg; 6] };
                                 let same = simulate::run(&wrong, &data).map(|outcome| outcome.code);
