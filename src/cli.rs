@@ -247,7 +247,8 @@ fn run(arguments: &[OsString]) -> Result<u8> {
     let global = &cli.global;
     log::init(global.log.clone(), global.log_format, global.debug);
     if global.systemd_cgroup {
-        let refused: Result<u8> = Err(anyhow::anyhow!("--systemd-cgroup: the systemd cgroup driver is not carried out yet"));
+        let refused: Result<u8> =
+            Err(anyhow::anyhow!("--systemd-cgroup: the systemd cgroup driver is not carried out yet"));
         return refused.hint("without the flag orlop manages cgroups itself (the cgroupfs driver)");
     }
     if global.rootless == Rootless::True {

@@ -112,7 +112,8 @@ fn remove_unknown_capabilities(value: &mut Value, problems: &mut Problems) {
             i += 1;
             match name.as_str() {
                 Some(name) if !capabilities::is_known(name) => {
-                    let hint = if capabilities::is_known(&name.to_uppercase()) { ", write it in upper case" } else { "" };
+                    let hint =
+                        if capabilities::is_known(&name.to_uppercase()) { ", write it in upper case" } else { "" };
                     problems.warn(at, format!("unknown capability {name:?} is ignored{hint}"));
                     false
                 }
@@ -124,16 +125,26 @@ fn remove_unknown_capabilities(value: &mut Value, problems: &mut Problems) {
 
 /// The words that config.json may use where the specification enumerates them.
 const WORDS: [(&[&str], &[&str]); 8] = [
-    (
-        &["linux", "namespaces", "*", "type"],
-        &["pid", "network", "mount", "ipc", "uts", "user", "cgroup", "time"],
-    ),
+    (&["linux", "namespaces", "*", "type"], &["pid", "network", "mount", "ipc", "uts", "user", "cgroup", "time"]),
     (
         &["process", "rlimits", "*", "type"],
         &[
-            "RLIMIT_AS", "RLIMIT_CORE", "RLIMIT_CPU", "RLIMIT_DATA", "RLIMIT_FSIZE", "RLIMIT_LOCKS", "RLIMIT_MEMLOCK",
-            "RLIMIT_MSGQUEUE", "RLIMIT_NICE", "RLIMIT_NOFILE", "RLIMIT_NPROC", "RLIMIT_RSS", "RLIMIT_RTPRIO",
-            "RLIMIT_RTTIME", "RLIMIT_SIGPENDING", "RLIMIT_STACK",
+            "RLIMIT_AS",
+            "RLIMIT_CORE",
+            "RLIMIT_CPU",
+            "RLIMIT_DATA",
+            "RLIMIT_FSIZE",
+            "RLIMIT_LOCKS",
+            "RLIMIT_MEMLOCK",
+            "RLIMIT_MSGQUEUE",
+            "RLIMIT_NICE",
+            "RLIMIT_NOFILE",
+            "RLIMIT_NPROC",
+            "RLIMIT_RSS",
+            "RLIMIT_RTPRIO",
+            "RLIMIT_RTTIME",
+            "RLIMIT_SIGPENDING",
+            "RLIMIT_STACK",
         ],
     ),
     (&["linux", "devices", "*", "type"], &["a", "b", "c", "u", "p"]),
@@ -142,7 +153,12 @@ const WORDS: [(&[&str], &[&str]); 8] = [
     (
         &["linux", "seccomp", "syscalls", "*", "args", "*", "op"],
         &[
-            "SCMP_CMP_NE", "SCMP_CMP_LT", "SCMP_CMP_LE", "SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT",
+            "SCMP_CMP_NE",
+            "SCMP_CMP_LT",
+            "SCMP_CMP_LE",
+            "SCMP_CMP_EQ",
+            "SCMP_CMP_GE",
+            "SCMP_CMP_GT",
             "SCMP_CMP_MASKED_EQ",
         ],
     ),
@@ -150,23 +166,51 @@ const WORDS: [(&[&str], &[&str]); 8] = [
     (
         &["linux", "seccomp", "flags", "*"],
         &[
-            "SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
+            "SECCOMP_FILTER_FLAG_TSYNC",
+            "SECCOMP_FILTER_FLAG_LOG",
+            "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
             "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
         ],
     ),
 ];
 
 const ACTIONS: &[&str] = &[
-    "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_KILL_THREAD", "SCMP_ACT_TRAP", "SCMP_ACT_ERRNO",
-    "SCMP_ACT_TRACE", "SCMP_ACT_ALLOW", "SCMP_ACT_LOG", "SCMP_ACT_NOTIFY",
+    "SCMP_ACT_KILL",
+    "SCMP_ACT_KILL_PROCESS",
+    "SCMP_ACT_KILL_THREAD",
+    "SCMP_ACT_TRAP",
+    "SCMP_ACT_ERRNO",
+    "SCMP_ACT_TRACE",
+    "SCMP_ACT_ALLOW",
+    "SCMP_ACT_LOG",
+    "SCMP_ACT_NOTIFY",
 ];
 
 const ARCHITECTURES: &[&str] = &[
-    "SCMP_ARCH_NATIVE", "SCMP_ARCH_X86", "SCMP_ARCH_X86_64", "SCMP_ARCH_X32", "SCMP_ARCH_ARM", "SCMP_ARCH_AARCH64",
-    "SCMP_ARCH_MIPS", "SCMP_ARCH_MIPS64", "SCMP_ARCH_MIPS64N32", "SCMP_ARCH_MIPSEL", "SCMP_ARCH_MIPSEL64",
-    "SCMP_ARCH_MIPSEL64N32", "SCMP_ARCH_PPC", "SCMP_ARCH_PPC64", "SCMP_ARCH_PPC64LE", "SCMP_ARCH_S390",
-    "SCMP_ARCH_S390X", "SCMP_ARCH_PARISC", "SCMP_ARCH_PARISC64", "SCMP_ARCH_RISCV64", "SCMP_ARCH_LOONGARCH64",
-    "SCMP_ARCH_M68K", "SCMP_ARCH_SH", "SCMP_ARCH_SHEB",
+    "SCMP_ARCH_NATIVE",
+    "SCMP_ARCH_X86",
+    "SCMP_ARCH_X86_64",
+    "SCMP_ARCH_X32",
+    "SCMP_ARCH_ARM",
+    "SCMP_ARCH_AARCH64",
+    "SCMP_ARCH_MIPS",
+    "SCMP_ARCH_MIPS64",
+    "SCMP_ARCH_MIPS64N32",
+    "SCMP_ARCH_MIPSEL",
+    "SCMP_ARCH_MIPSEL64",
+    "SCMP_ARCH_MIPSEL64N32",
+    "SCMP_ARCH_PPC",
+    "SCMP_ARCH_PPC64",
+    "SCMP_ARCH_PPC64LE",
+    "SCMP_ARCH_S390",
+    "SCMP_ARCH_S390X",
+    "SCMP_ARCH_PARISC",
+    "SCMP_ARCH_PARISC64",
+    "SCMP_ARCH_RISCV64",
+    "SCMP_ARCH_LOONGARCH64",
+    "SCMP_ARCH_M68K",
+    "SCMP_ARCH_SH",
+    "SCMP_ARCH_SHEB",
 ];
 
 fn find_unknown_words(value: &Value, problems: &mut Problems) {
@@ -252,7 +296,10 @@ mod tests {
     #[test]
     fn a_fault_of_type_is_cited_with_a_caret() {
         let text = "{\n  \"ociVersion\": \"1.0.0\",\n  \"root\": {\"path\": 7}\n}";
-        assert_eq!(fails(text), "3:20: invalid type: integer `7`, expected path string\n    \"root\": {\"path\": 7}\n                     ^");
+        assert_eq!(
+            fails(text),
+            "3:20: invalid type: integer `7`, expected path string\n    \"root\": {\"path\": 7}\n                     ^"
+        );
         assert!(fails("{\"a\": ").starts_with("1:6: EOF while parsing"));
         assert!(fails("").starts_with("1:0: EOF"));
     }
@@ -298,7 +345,8 @@ mod tests {
 
     #[test]
     fn unknown_members_are_allowed() {
-        let bytes = br#"{"ociVersion": "1.0.0", "future": 1, "linux": {"devices": [{"type": "c", "path": "/dev/x", "x": 1}]}}"#;
+        let bytes =
+            br#"{"ociVersion": "1.0.0", "future": 1, "linux": {"devices": [{"type": "c", "path": "/dev/x", "x": 1}]}}"#;
         let spec: Spec = serde_json::from_slice(bytes).unwrap();
         let mut unknown = Vec::new();
         let given = serde_json::from_slice(bytes).unwrap();

@@ -256,7 +256,9 @@ impl StateDir {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let file = call!("openat({:?}/{temporary})", self.path =>
             openat(&self.fd, temporary.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR))?;
-        std::fs::File::from(file).write_all(contents).with_context(|| format!("write {:?}", self.path.join(&temporary)))?;
+        std::fs::File::from(file)
+            .write_all(contents)
+            .with_context(|| format!("write {:?}", self.path.join(&temporary)))?;
         call!("renameat({:?}/{temporary})", self.path => renameat(&self.fd, temporary.as_str(), &self.fd, name))?;
         Ok(())
     }
@@ -318,7 +320,8 @@ impl StateDir {
 
     /// Whether the directory is still the container's: a command that waited for the lock may hold a removed one.
     pub fn exists(&self) -> bool {
-        let same = |a: nix::sys::stat::FileStat, b: nix::sys::stat::FileStat| (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino);
+        let same =
+            |a: nix::sys::stat::FileStat, b: nix::sys::stat::FileStat| (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino);
         match (
             nix::sys::stat::fstat(&self.fd),
             nix::sys::stat::fstatat(&self.root, self.id.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW),

@@ -72,7 +72,10 @@ fn check_preserved(count: u32) -> Result<()> {
     for i in 3..3 + u64::from(count) {
         let open = i32::try_from(i).is_ok_and(crate::sys::fd::is_open);
         if !open {
-            return Err(anyhow!("--preserve-fds: unable to stat preserved-fd {} (of {count}): descriptor {i} is not open", i - 3));
+            return Err(anyhow!(
+                "--preserve-fds: unable to stat preserved-fd {} (of {count}): descriptor {i} is not open",
+                i - 3
+            ));
         }
     }
     Ok(())

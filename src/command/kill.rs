@@ -56,7 +56,9 @@ pub fn parse(text: &str) -> Result<i32> {
     } else {
         let upper = text.to_uppercase();
         let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-        let real_time = |base: &str| name.strip_prefix(base).and_then(|rest| if rest.is_empty() { Some(0) } else { rest.parse::<i32>().ok() });
+        let real_time = |base: &str| {
+            name.strip_prefix(base).and_then(|rest| if rest.is_empty() { Some(0) } else { rest.parse::<i32>().ok() })
+        };
         let number = match (name, real_time("RTMIN"), real_time("RTMAX")) {
             (_, Some(offset @ 0..=30), _) => Some(34 + offset),
             (_, _, Some(offset @ -30..=0)) => Some(64 + offset),
@@ -80,9 +82,16 @@ mod tests {
 
     #[test]
     fn signals_by_number_and_name() {
-        for (text, number) in
-            [("9", 9), ("KILL", 9), ("SIGKILL", 9), ("sigterm", 15), ("64", 64), ("RTMIN", 34), ("rtmin+3", 37), ("RTMAX-1", 63)]
-        {
+        for (text, number) in [
+            ("9", 9),
+            ("KILL", 9),
+            ("SIGKILL", 9),
+            ("sigterm", 15),
+            ("64", 64),
+            ("RTMIN", 34),
+            ("rtmin+3", 37),
+            ("RTMAX-1", 63),
+        ] {
             assert_eq!(parse(text).unwrap(), number, "{text}");
         }
         for text in ["0", "65", "-1", "", "SIG", "FOO", "SIGRTMIN+40"] {

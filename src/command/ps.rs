@@ -16,7 +16,8 @@ pub fn ps(root: &Root, args: &Ps) -> Result<u8> {
     let id = args.id.id.as_str();
     let listed = || -> Result<()> {
         let state = root.container(id)?.complete_state()?;
-        let mut pids: Vec<i32> = Existing::open(&state.cgroups)?.pids()?.into_iter().map(nix::unistd::Pid::as_raw).collect();
+        let mut pids: Vec<i32> =
+            Existing::open(&state.cgroups)?.pids()?.into_iter().map(nix::unistd::Pid::as_raw).collect();
         pids.sort_unstable();
         match args.format {
             Format::Json => print(&serde_json::to_string(&pids)?),
@@ -38,9 +39,13 @@ fn rows(pids: &[i32], options: &[OsString]) -> Result<String> {
     let text = String::from_utf8_lossy(&output.stdout);
     let mut lines = text.lines();
     let head = lines.next().unwrap_or_default();
-    let column = head.split_whitespace().position(|title| title == "PID").context("the output of ps(1) has no PID column")?;
+    let column =
+        head.split_whitespace().position(|title| title == "PID").context("the output of ps(1) has no PID column")?;
     let ours = |line: &&str| {
-        line.split_whitespace().nth(column).and_then(|pid| pid.parse::<i32>().ok()).is_some_and(|pid| pids.contains(&pid))
+        line.split_whitespace()
+            .nth(column)
+            .and_then(|pid| pid.parse::<i32>().ok())
+            .is_some_and(|pid| pids.contains(&pid))
     };
     Ok(std::iter::once(head).chain(lines.filter(ours)).collect::<Vec<_>>().join("\n"))
 }

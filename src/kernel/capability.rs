@@ -34,8 +34,12 @@ pub fn drop_bounding(keep: Set) -> Result<()> {
 pub fn become_user(process: &Process) -> Result<()> {
     set_keep_capabilities(true)?;
     setgroups_if_allowed(&process.additional_gids)?;
-    setgid(process.gid).hint_if(Errno::EINVAL, "the gid has no mapping in the user namespace").context("process.user.gid")?;
-    setuid(process.uid).hint_if(Errno::EINVAL, "the uid has no mapping in the user namespace").context("process.user.uid")?;
+    setgid(process.gid)
+        .hint_if(Errno::EINVAL, "the gid has no mapping in the user namespace")
+        .context("process.user.gid")?;
+    setuid(process.uid)
+        .hint_if(Errno::EINVAL, "the uid has no mapping in the user namespace")
+        .context("process.user.uid")?;
     set_keep_capabilities(false)?;
     let sets = &process.capabilities;
     capset(CapabilitySets {
@@ -77,7 +81,11 @@ pub fn verify(process: &Process, filtered: bool) -> Result<()> {
     for number in 0..64 {
         match bounding_has(number) {
             Ok(has) if has != (bounding.0 >> number & 1 == 1) => {
-                bail!("process.capabilities.bounding: {} is {} the bounding set", name(number), if has { "still in" } else { "not in" });
+                bail!(
+                    "process.capabilities.bounding: {} is {} the bounding set",
+                    name(number),
+                    if has { "still in" } else { "not in" }
+                );
             }
             Ok(_) => {}
             Err(e) if e.errno == Errno::EINVAL || unanswered(e.errno) => break,

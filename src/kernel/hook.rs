@@ -59,7 +59,7 @@ pub fn run(hook: &Hook, state: &str) -> Result<()> {
 fn kill(child: &mut Child) {
     let group = Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX));
     // The hook may have ended just now; it is reaped either way.
-    drop(killpg(group, Signal::SIGKILL));
+    let _ignored = killpg(group, Signal::SIGKILL);
     drop(child.wait());
 }
 
@@ -86,7 +86,9 @@ fn converse(child: &mut Child, state: &str, timeout: Option<Duration>) -> Result
     loop {
         let wait = match deadline.map(|d| d.saturating_duration_since(Instant::now())) {
             None => PollTimeout::NONE,
-            Some(Duration::ZERO) => return Err(anyhow!("hook ran past specified timeout of {:?}", timeout.unwrap_or_default())),
+            Some(Duration::ZERO) => {
+                return Err(anyhow!("hook ran past specified timeout of {:?}", timeout.unwrap_or_default()));
+            }
             Some(left) => PollTimeout::try_from(left.min(Duration::from_secs(3600)) + Duration::from_millis(1))
                 .unwrap_or(PollTimeout::MAX),
         };

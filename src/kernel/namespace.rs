@@ -41,7 +41,10 @@ impl Joined {
     /// setns(2); for a PID namespace it takes effect on the next child.
     pub fn enter(&self) -> Result<()> {
         setns(self.fd.as_fd(), self.kind.flag())
-            .hint_if(Errno::EINVAL, format!("{} is no {} namespace, or this process is in it already", self.path, self.kind.name()))
+            .hint_if(
+                Errno::EINVAL,
+                format!("{} is no {} namespace, or this process is in it already", self.path, self.kind.name()),
+            )
             .with_context(|| format!("join the {} namespace {}", self.kind.name(), self.path))
     }
 }

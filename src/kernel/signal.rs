@@ -47,6 +47,6 @@ impl Interrupts {
 impl Drop for Interrupts {
     fn drop(&mut self) {
         // A signal that came meanwhile acts now.
-        drop(sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.before), None));
+        let _ignored = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.before), None);
     }
 }

@@ -78,7 +78,10 @@ pub fn from_spec(process: &Process, available: Set, problems: &mut Problems) -> 
     if uid != 0 && !lost.is_empty() {
         problems.warn(
             "process.capabilities.ambient",
-            format!("{} lost at execve, because user.uid is {uid} and only ambient capabilities survive it", lost.names()),
+            format!(
+                "{} lost at execve, because user.uid is {uid} and only ambient capabilities survive it",
+                lost.names()
+            ),
         );
     }
     sets
@@ -114,9 +117,7 @@ fn check_subsets(sets: &Sets, problems: &mut Problems) {
 }
 
 fn check_available(sets: &Sets, available: Set, problems: &mut Problems) {
-    for (name, set) in
-        [("bounding", sets.bounding), ("permitted", sets.permitted), ("inheritable", sets.inheritable)]
-    {
+    for (name, set) in [("bounding", sets.bounding), ("permitted", sets.permitted), ("inheritable", sets.inheritable)] {
         let missing = set.without(available);
         if !missing.is_empty() {
             problems.error_hint(

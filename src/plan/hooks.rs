@@ -38,7 +38,12 @@ pub fn from_spec(spec: &Spec, problems: &mut Problems) -> Hooks {
     #[allow(deprecated, reason = "prestart is deprecated in the spec, not gone: podman and the NVIDIA toolkit use it")]
     let prestart = hooks.prestart();
     let mut list = |kind: &str, hooks: &Option<Vec<oci_spec::runtime::Hook>>| -> Vec<Hook> {
-        hooks.iter().flatten().enumerate().map(|(i, hook)| read(&format!("hooks.{kind}[{i}]"), hook, problems)).collect()
+        hooks
+            .iter()
+            .flatten()
+            .enumerate()
+            .map(|(i, hook)| read(&format!("hooks.{kind}[{i}]"), hook, problems))
+            .collect()
     };
     Hooks {
         prestart: list("prestart", prestart),

@@ -104,7 +104,8 @@ fn ranges(at: &str, entries: &[LinuxIdMapping], problems: &mut Problems) -> Vec<
         }
         for (j, other) in ranges.iter().enumerate() {
             let meet = |a: u32, b: u32| {
-                u64::from(a) < u64::from(b) + u64::from(other.size) && u64::from(b) < u64::from(a) + u64::from(range.size)
+                u64::from(a) < u64::from(b) + u64::from(other.size)
+                    && u64::from(b) < u64::from(a) + u64::from(range.size)
             };
             if meet(range.container, other.container) {
                 problems.error(format!("{at}[{i}].containerID"), format!("overlaps the range of {at}[{j}]"));

@@ -84,7 +84,8 @@ pub fn from_spec(spec: &Spec, idmap: Option<&IdMap>, available: Set, problems: &
     let terminal = process.terminal().unwrap_or(false);
     let console_size = process.console_size().as_ref().filter(|_| terminal).and_then(|size| {
         let side = |name: &str, value: u64, problems: &mut Problems| {
-            u16::try_from(value).map_err(|_| problems.error(format!("process.consoleSize.{name}"), "must be below 65536"))
+            u16::try_from(value)
+                .map_err(|_| problems.error(format!("process.consoleSize.{name}"), "must be below 65536"))
         };
         Some((side("height", size.height(), problems).ok()?, side("width", size.width(), problems).ok()?))
     });
@@ -193,7 +194,8 @@ mod tests {
     use super::*;
 
     fn plan(process: serde_json::Value) -> (Option<Process>, Vec<String>) {
-        let spec: Spec = serde_json::from_value(serde_json::json!({"ociVersion": "1.0.0", "process": process})).unwrap();
+        let spec: Spec =
+            serde_json::from_value(serde_json::json!({"ociVersion": "1.0.0", "process": process})).unwrap();
         let mut problems = Problems::default();
         let idmap = IdMap {
             uid: vec![Range { container: 0, host: 1000, size: 10 }],

@@ -52,7 +52,17 @@ pub fn from_spec(linux: &Linux, namespaces: &Namespaces, problems: &mut Problems
 /// path already (sysctl(8)).
 fn path(key: &str) -> String {
     if key.find('.').unwrap_or(usize::MAX) < key.find('/').unwrap_or(usize::MAX) {
-        key.chars().map(|c| if c == '.' { '/' } else if c == '/' { '.' } else { c }).collect()
+        key.chars()
+            .map(|c| {
+                if c == '.' {
+                    '/'
+                } else if c == '/' {
+                    '.'
+                } else {
+                    c
+                }
+            })
+            .collect()
     } else {
         key.to_string()
     }

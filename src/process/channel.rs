@@ -35,7 +35,9 @@ const LIMIT: usize = 64 * 1024;
 /// What is said.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Message {
-    Cloned { pid: i32 },
+    Cloned {
+        pid: i32,
+    },
     NeedIdMap,
     /// The terminal's name in the container.
     Console(String),
@@ -153,11 +155,6 @@ impl Channel {
     /// The socket, to poll or to keep open.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
-    }
-
-    /// Gives the socket up.
-    pub fn into_fd(self) -> OwnedFd {
-        self.0
     }
 }
 

@@ -110,12 +110,12 @@ fn make(
         joined: namespace::open_joined(&plan.namespaces)?,
         start: listen_for_start(dir)?,
         proc: Proc::open()?,
-        channel: theirs,
         parents: [ours.fd().as_raw_fd(), interrupts.fd().as_raw_fd()].into_iter().chain(dir.raw_fds()).collect(),
     };
-    let first = spawn(plan, &cgroup, inherited, &progress)?;
+    let first = spawn(plan, &cgroup, inherited, theirs, &progress)?;
     undo.child = Some(first);
-    let mut parent = Parent { plan, host, dir, proc: &proc, cgroup: &cgroup, interrupts: &interrupts, progress: &progress };
+    let mut parent =
+        Parent { plan, host, dir, proc: &proc, cgroup: &cgroup, interrupts: &interrupts, progress: &progress };
     let master = parent.converse(&ours, &wishes, undo)?;
     let Some(child) = undo.child.as_ref() else { bail!("init is gone") };
     let state = parent.record(child, cgroups)?;
@@ -126,7 +126,13 @@ fn make(
 }
 
 /// The one clone, or that of the stager. In the child this does not return.
-fn spawn(plan: &Plan, cgroup: &Handle, inherited: Inherited<'_>, progress: &Progress) -> Result<Child> {
+fn spawn(
+    plan: &Plan,
+    cgroup: &Handle,
+    inherited: Inherited<'_>,
+    theirs: Channel,
+    progress: &Progress,
+) -> Result<Child> {
     let flags = match plan.shape {
         Shape::Direct => plan.namespaces.clone_flags(),
         Shape::Staged => 0,
@@ -138,8 +144,8 @@ fn spawn(plan: &Plan, cgroup: &Handle, inherited: Inherited<'_>, progress: &Prog
         .context("clone the container's first process")?;
     match (cloned, plan.shape) {
         (Clone::Parent(child), _) => Ok(child),
-        (Clone::Child, Shape::Direct) => init::run(plan, inherited, progress),
-        (Clone::Child, Shape::Staged) => init::stage(plan, inherited, progress),
+        (Clone::Child, Shape::Direct) => init::run(plan, inherited, theirs, progress),
+        (Clone::Child, Shape::Staged) => init::stage(plan, inherited, theirs, progress),
     }
 }
 
@@ -147,7 +153,8 @@ fn spawn(plan: &Plan, cgroup: &Handle, inherited: Inherited<'_>, progress: &Prog
 /// directory more.
 fn listen_for_start(dir: &StateDir) -> Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC;
-    let socket = call!("socket(AF_UNIX, SOCK_SEQPACKET)" => socket(AddressFamily::Unix, SockType::SeqPacket, flags, None))?;
+    let socket =
+        call!("socket(AF_UNIX, SOCK_SEQPACKET)" => socket(AddressFamily::Unix, SockType::SeqPacket, flags, None))?;
     let path = procfs::path_of(dir.fd(), START_SOCKET);
     let address = UnixAddr::new(&path).context("start socket")?;
     call!("bind({path:?})" => bind(socket.as_raw_fd(), &address)).context("start socket")?;
@@ -220,10 +227,8 @@ impl Parent<'_> {
     /// up.
     fn wait_for(&self, channel: &Channel) -> Result<()> {
         loop {
-            let mut fds = [
-                PollFd::new(channel.fd(), PollFlags::POLLIN),
-                PollFd::new(self.interrupts.fd(), PollFlags::POLLIN),
-            ];
+            let mut fds =
+                [PollFd::new(channel.fd(), PollFlags::POLLIN), PollFd::new(self.interrupts.fd(), PollFlags::POLLIN)];
             match poll(&mut fds, PollTimeout::NONE) {
                 Err(Errno::EINTR) => continue,
                 other => call!("poll()" => other)?,
@@ -319,7 +324,8 @@ impl Parent<'_> {
     fn hand_over(&self, child: &Child, wishes: &Wishes) -> Result<()> {
         if let Some(socket) = &wishes.pidfd_socket {
             // runc's payload for a container's init.
-            crate::sys::socket::send(socket.as_fd(), b"standard", Some(child.pidfd.as_fd())).context("--pidfd-socket")?;
+            crate::sys::socket::send(socket.as_fd(), b"standard", Some(child.pidfd.as_fd()))
+                .context("--pidfd-socket")?;
         }
         if let Some(path) = &wishes.pid_file {
             write_pid_file(path, child.pid).with_context(|| format!("--pid-file {path:?}"))?;

@@ -35,7 +35,9 @@ impl Signals {
             return Ok(Self { fd: None, before });
         }
         let mut set = SigSet::all();
-        for signal in [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGFPE, Signal::SIGILL, Signal::SIGABRT, Signal::SIGTRAP] {
+        for signal in
+            [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGFPE, Signal::SIGILL, Signal::SIGABRT, Signal::SIGTRAP]
+        {
             set.remove(signal); // faults of this program
         }
         call!("sigprocmask(SIG_BLOCK)" => sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), Some(&mut before)))?;
@@ -47,7 +49,7 @@ impl Signals {
 impl Drop for Signals {
     fn drop(&mut self) {
         if self.fd.is_some() {
-            drop(sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.before), None));
+            let _ignored = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.before), None);
         }
     }
 }
@@ -114,7 +116,7 @@ fn reap_orphans(init: Pid) {
         if status == WaitStatus::StillAlive || pid == init {
             return;
         }
-        drop(nix::sys::wait::waitpid(pid, Some(WaitPidFlag::WNOHANG)));
+        let _ignored = nix::sys::wait::waitpid(pid, Some(WaitPidFlag::WNOHANG));
     }
 }
 
@@ -168,7 +170,7 @@ impl<'a> Terminal<'a> {
             self.input_open = copy(stdio(0), self.master.as_fd());
             if !self.input_open {
                 // The end of input is a key on a terminal.
-                drop(nix::unistd::write(self.master, &[4]));
+                let _ignored = nix::unistd::write(self.master, &[4]);
             }
         }
     }
@@ -184,7 +186,7 @@ impl<'a> Terminal<'a> {
 impl Drop for Terminal<'_> {
     fn drop(&mut self) {
         if let Some(saved) = &self.saved {
-            drop(tcsetattr(stdio(0), SetArg::TCSANOW, saved));
+            let _ignored = tcsetattr(stdio(0), SetArg::TCSANOW, saved);
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use std::ffi::CString;
 use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 
 use anyhow::{Context, Result, bail};
@@ -15,9 +15,9 @@ use nix::unistd::{chdir, setsid};
 
 use crate::error::ResultExt;
 use crate::kernel::cgroup::Handle;
+use crate::kernel::console::Console;
 use crate::kernel::mount::CgroupMounts;
 use crate::kernel::namespace::{self, Joined};
-use crate::kernel::console::Console;
 use crate::kernel::procfs::Proc;
 use crate::kernel::rootfs::Prepared;
 use crate::kernel::{capability, console, executable, hook, idmap, rootfs, seccomp};
@@ -27,7 +27,7 @@ use crate::process::channel::{Channel, Failure, Message};
 use crate::process::step::{Progress, Step};
 use crate::state::{Status, hook_state};
 use crate::sys::clone::{Clone, PARENT, clone3, exit};
-use crate::sys::fd::{Resolve, close_range, move_to, openat2, set_close_on_exec, stdio};
+use crate::sys::fd::{Resolve, close_range, duplicate_onto, openat2, set_close_on_exec, stdio};
 use crate::sys::process::{
     execve, join_session_keyring, reset_signals, set_dumpable, set_no_new_privileges, set_parent_death_signal,
 };
@@ -35,7 +35,6 @@ use crate::sys::{self, call};
 
 /// What the parent has opened for init before the clone.
 pub struct Inherited<'a> {
-    pub channel: Channel,
     pub cgroup: &'a Handle,
     pub proc: Proc,
     pub joined: Vec<Joined>,
@@ -50,15 +49,15 @@ pub struct Inherited<'a> {
 
 /// First process after the clone if [`Shape::Staged`]: joins what takes effect on children only, clones init as its
 /// sibling and ends. Does not return.
-pub fn stage(plan: &Plan, inherited: Inherited<'_>, progress: &Progress) -> ! {
+pub fn stage(plan: &Plan, inherited: Inherited<'_>, channel: Channel, progress: &Progress) -> ! {
     close_parents(&inherited.parents);
     match stage_and_clone(plan, &inherited) {
-        Ok(Clone::Child) => init(plan, inherited, progress),
+        Ok(Clone::Child) => init(plan, inherited, channel, progress),
         Ok(Clone::Parent(child)) => {
-            let sent = inherited.channel.send_with(&Message::Cloned { pid: child.pid.as_raw() }, Some(child.pidfd.as_fd()));
+            let sent = channel.send_with(&Message::Cloned { pid: child.pid.as_raw() }, Some(child.pidfd.as_fd()));
             exit(i32::from(sent.is_err()))
         }
-        Err(e) => fail(&inherited.channel, &e),
+        Err(e) => fail(&channel, &e),
     }
 }
 
@@ -101,21 +100,19 @@ fn close_parents(fds: &[RawFd]) {
 }
 
 /// First process after the clone if [`Shape::Direct`]. Does not return.
-pub fn run(plan: &Plan, inherited: Inherited<'_>, progress: &Progress) -> ! {
+pub fn run(plan: &Plan, inherited: Inherited<'_>, channel: Channel, progress: &Progress) -> ! {
     close_parents(&inherited.parents);
-    init(plan, inherited, progress)
+    init(plan, inherited, channel, progress)
 }
 
-fn init(plan: &Plan, inherited: Inherited<'_>, progress: &Progress) -> ! {
-    // After `prepare` the channel is closed and errors go to whoever runs `start`.
-    let channel = inherited.channel.fd().try_clone_to_owned();
-    let Ok(channel) = channel.map(Channel::from) else { exit(1) };
-    match prepare(plan, inherited, progress) {
+fn init(plan: &Plan, inherited: Inherited<'_>, mut channel: Channel, progress: &Progress) -> ! {
+    match prepare(plan, inherited, &mut channel, progress) {
         Err(e) => fail(&channel, &e),
         Ok(ready) => {
             if let Err(e) = commit(&channel) {
                 fail(&channel, &e);
             }
+            // From here on errors go to whoever runs `start`.
             drop(channel);
             wait_and_exec(plan, ready)
         }
@@ -137,9 +134,8 @@ struct Ready {
 }
 
 /// Everything up to the point where only `start` is missing.
-fn prepare(plan: &Plan, mut inherited: Inherited<'_>, progress: &Progress) -> Result<Ready> {
+fn prepare(plan: &Plan, mut inherited: Inherited<'_>, channel: &mut Channel, progress: &Progress) -> Result<Ready> {
     let process = &plan.process;
-    let channel = &inherited.channel;
     crate::log::detach();
     first_steps()?;
     if plan.shape == Shape::Direct {
@@ -163,7 +159,8 @@ fn prepare(plan: &Plan, mut inherited: Inherited<'_>, progress: &Progress) -> Re
     if plan.namespaces.is_new(Kind::Cgroup) {
         namespace::unshare_cgroup()?;
     }
-    call!("setsid()" => setsid()).or_else(|e| if e.errno == Errno::EPERM { Ok(nix::unistd::getpid()) } else { Err(e) })?;
+    call!("setsid()" => setsid())
+        .or_else(|e| if e.errno == Errno::EPERM { Ok(nix::unistd::getpid()) } else { Err(e) })?;
     if plan.new_keyring {
         new_keyring(plan, channel)?;
     }
@@ -180,18 +177,18 @@ fn prepare(plan: &Plan, mut inherited: Inherited<'_>, progress: &Progress) -> Re
     channel.expect_go()?;
 
     progress.reached(Step::CreateContainerHooks);
-    let state = |status| hook_state(&plan.id, status, std::process::id().cast_signed(), &plan.bundle, &plan.annotations);
+    let state =
+        |status| hook_state(&plan.id, status, std::process::id().cast_signed(), &plan.bundle, &plan.annotations);
     hook::run_all("createContainer", &plan.hooks.create_container, &state(Status::Creating))?;
 
     progress.reached(Step::PivotRoot);
     rootfs::enter(&plan.filesystem, &inherited.rootfs)?;
 
     progress.reached(Step::Finish);
-    let Inherited { channel, proc, rootfs, start, .. } = inherited;
+    let Inherited { proc, rootfs, start, .. } = inherited;
     rootfs::finish(&plan.filesystem, rootfs)?;
     for sysctl in &plan.sysctl {
-        proc.write_sysctl(&sysctl.path, &sysctl.value)
-            .with_context(|| format!("linux.sysctl.{}", sysctl.key))?;
+        proc.write_sysctl(&sysctl.path, &sysctl.value).with_context(|| format!("linux.sysctl.{}", sysctl.key))?;
     }
     namespace::set_names(plan.hostname.as_deref(), plan.domainname.as_deref())?;
     let env = environment(plan)?;
@@ -206,7 +203,7 @@ fn prepare(plan: &Plan, mut inherited: Inherited<'_>, progress: &Progress) -> Re
     // No descriptor of a directory survives: a created container holds its root and nothing else (CVE-2024-21626).
     drop(proc);
     let filter_early = plan.seccomp.as_ref().filter(|_| !process.no_new_privileges);
-    let (start, channel) = keep_only(start, channel, plan.preserve_fds)?;
+    let start = keep_only(start, channel, plan.preserve_fds)?;
     if let Some(filter) = filter_early {
         // Without no_new_privs loading is privileged, so it comes before the capabilities go.
         progress.reached(Step::Seccomp);
@@ -223,7 +220,6 @@ fn prepare(plan: &Plan, mut inherited: Inherited<'_>, progress: &Progress) -> Re
     let env = env.iter().map(c_string).collect::<Result<_>>()?;
     progress.reached(Step::WaitForStart);
     channel.send(&Message::Ready)?;
-    drop(channel);
     Ok(Ready { start, program, args, env })
 }
 
@@ -263,9 +259,9 @@ fn start(plan: &Plan, ready: Ready, connection: &Channel) -> anyhow::Error {
             let text = program.to_string_lossy().into_owned();
             let failed: sys::Result<()> = Err(error);
             let hint = match &failed {
-                Err(e) if e.errno == Errno::ENOENT => {
-                    Some("the file exists: its interpreter (#! line or ELF loader) does not, inside the root filesystem")
-                }
+                Err(e) if e.errno == Errno::ENOENT => Some(
+                    "the file exists: its interpreter (#! line or ELF loader) does not, inside the root filesystem",
+                ),
                 Err(e) if e.errno == Errno::ENOEXEC => {
                     Some("neither a program for this machine nor a script with a #! line")
                 }
@@ -293,8 +289,7 @@ fn last_steps(plan: &Plan, connection: &Channel) -> Result<()> {
         set_close_on_exec(fd.cast_signed(), false).with_context(|| format!("--preserve-fds: descriptor {fd}"))?;
     }
     let connection = connection.fd().as_raw_fd().unsigned_abs();
-    let closed = close_range(first, connection.saturating_sub(1))
-        .and_then(|()| close_range(connection + 1, u32::MAX));
+    let closed = close_range(first, connection.saturating_sub(1)).and_then(|()| close_range(connection + 1, u32::MAX));
     match closed {
         // An early filter may not know the call. `keep_only` has closed everything before it was loaded.
         Err(e) if plan.seccomp.is_some() && matches!(e.errno, Errno::ENOSYS | Errno::EPERM) => {}
@@ -308,18 +303,22 @@ fn last_steps(plan: &Plan, connection: &Channel) -> Result<()> {
 
 /// Closes every descriptor but stdio, the preserved ones and the two that are needed still, and moves those to the
 /// lowest numbers behind.
-fn keep_only(start: OwnedFd, channel: Channel, preserved: u32) -> Result<(OwnedFd, Channel)> {
+fn keep_only(start: OwnedFd, channel: &mut Channel, preserved: u32) -> Result<OwnedFd> {
     let first = (3 + preserved).cast_signed();
-    // Both move out of the way first, so that neither lands on the other.
-    let high = |fd: OwnedFd| -> sys::Result<OwnedFd> {
-        let moved = nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(first + 16));
+    // Both move out of the way first, and their owners are gone before another takes the number: dropping one later
+    // would close a stranger.
+    let high = |fd: BorrowedFd<'_>| -> sys::Result<OwnedFd> {
+        let moved = nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(first + 16));
         call!("fcntl(F_DUPFD_CLOEXEC, {})", first + 16 => moved).map(|fd| sys::fd::owned(fd.into()))
     };
-    let (start, channel) = (high(start)?, high(channel.into_fd())?);
-    let start = move_to(start, first)?;
-    let channel = move_to(channel, first + 1)?;
+    *channel = Channel::from(high(channel.fd())?);
+    let high_start = high(start.as_fd())?;
+    drop(start);
+    let start = duplicate_onto(high_start.as_fd(), first)?;
+    *channel = Channel::from(duplicate_onto(channel.fd(), first + 1)?);
+    drop(high_start);
     close_range((first + 2).unsigned_abs(), u32::MAX)?;
-    Ok((start, Channel::from(channel)))
+    Ok(start)
 }
 
 /// Sends the terminal's master out, and makes the other end the standard streams.
@@ -339,7 +338,9 @@ fn new_keyring(plan: &Plan, channel: &Channel) -> Result<()> {
         Err(e) if matches!(e.errno, Errno::ENOSYS) => {
             channel.send(&Message::Warning("the kernel has no keyrings: the caller's session keyring is kept".into()))
         }
-        joined => joined.hint_if(Errno::EDQUOT, "see /proc/sys/kernel/keys; --no-new-keyring keeps the caller's").map(drop),
+        joined => {
+            joined.hint_if(Errno::EDQUOT, "see /proc/sys/kernel/keys; --no-new-keyring keeps the caller's").map(drop)
+        }
     }
 }
 

@@ -39,7 +39,8 @@ pub fn start(dir: &StateDir, state: &State, proc: &Proc) -> Result<()> {
 
 fn release(dir: &StateDir, state: &State, proc: &Proc) -> Result<()> {
     let flags = SockFlag::SOCK_CLOEXEC;
-    let socket = call!("socket(AF_UNIX, SOCK_SEQPACKET)" => socket(AddressFamily::Unix, SockType::SeqPacket, flags, None))?;
+    let socket =
+        call!("socket(AF_UNIX, SOCK_SEQPACKET)" => socket(AddressFamily::Unix, SockType::SeqPacket, flags, None))?;
     let path = procfs::path_of(dir.fd(), START_SOCKET);
     let address = UnixAddr::new(&path).context("start socket")?;
     call!("connect({path:?})" => connect(socket.as_raw_fd(), &address))

@@ -85,21 +85,11 @@ pub fn is_open(fd: RawFd) -> bool {
     unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
 }
 
-/// `dup3(2)` onto the number `target`, closing what was there.
-pub fn move_to(fd: OwnedFd, target: RawFd) -> Result<OwnedFd> {
-    if fd.as_raw_fd() == target {
-        return Ok(fd);
-    }
+/// `dup3(2)` of `fd` onto the number `target`, with close-on-exec, closing what was there: nothing may own that.
+pub fn duplicate_onto(fd: BorrowedFd<'_>, target: RawFd) -> Result<OwnedFd> {
     // SAFETY: the caller owns whatever `target` is, or nothing is open there.
     let value = check(unsafe { libc::dup3(fd.as_raw_fd(), target, libc::O_CLOEXEC) }.into());
     call!("dup3({}, {target})", fd.as_raw_fd() => value).map(owned)
-}
-
-/// `dup2(2)` onto one of stdin, stdout, stderr (0, 1, 2), without close-on-exec.
-pub fn dup_onto_stdio(fd: BorrowedFd<'_>, target: RawFd) -> Result<()> {
-    // SAFETY: 0..=2 are not owned by any OwnedFd of this program.
-    let value = check(unsafe { libc::dup2(fd.as_raw_fd(), target) }.into());
-    call!("dup2({}, {target})", fd.as_raw_fd() => value).map(drop)
 }
 
 /// Opens /dev/null on those of descriptors 0, 1 and 2 that are closed, so that no later descriptor can land there and
