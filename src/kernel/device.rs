@@ -105,7 +105,12 @@ fn make(dir: BorrowedFd<'_>, name: &str, device: &Device) -> Result<()> {
                 return Ok(());
             }
             // The mode of an O_PATH descriptor cannot be changed before Linux 6.6, and opening a device acts on it.
-            unlinkat(dir, name, UnlinkatFlags::NoRemoveDir).map_err(failed(format!("unlinkat({name:?})")))?;
+            match unlinkat(dir, name, UnlinkatFlags::NoRemoveDir) {
+                Ok(()) => {}
+                // The configuration binds the right node there, whose mode is the host's.
+                Err(Errno::EBUSY) => return Ok(()),
+                Err(e) => return Err(failed(format!("unlinkat({name:?})"))(e).into()),
+            }
             node(dir, name, device).map_err(failed(format!("mknodat({name:?})")))?;
         }
         Err(e) => {

@@ -101,7 +101,7 @@ impl Prepared {
         Ok(())
     }
 
-    /// The root directory, to look up paths of the container. Not after [`finish`].
+    /// The root directory, to look up paths of the container until [`finish`].
     pub fn root(&self) -> &Root {
         &self.root
     }
@@ -157,7 +157,7 @@ fn separate_from_host(fs: &Filesystem) -> Result<()> {
 /// Puts the root over its own directory, where hooks expect to find the container.
 ///
 /// A child in a user namespace may be unable to reach that directory. Its root then goes on top of "/", where nothing
-/// finds it by name; `pivot_root(2)` does not care.
+/// finds it by name (but `/..`, which only a hook could look up); `pivot_root(2)` does not care.
 fn attach_root(fs: &Filesystem, root: &Root) -> Result<()> {
     let place = match path::open_host(&host_path(&fs.root)?, libc::O_DIRECTORY) {
         Ok(place) => place,
@@ -216,7 +216,7 @@ pub fn open_console(root: &Root) -> Result<Console> {
 pub fn enter(fs: &Filesystem, prepared: &Prepared) -> Result<()> {
     let root = prepared.root.fd();
     if fs.mount_namespace && fs.no_pivot {
-        host_mounts::hide(fs, prepared.host_proc.as_ref())?;
+        host_mounts::hide(root, prepared.host_proc.as_ref())?;
     }
     fchdir(root).map_err(failed("fchdir(root)"))?;
     if fs.mount_namespace && !fs.no_pivot {

@@ -342,6 +342,11 @@ mod tests {
     }
 
     #[test]
+    fn the_table_is_sorted_as_features_lists_it() {
+        assert!(TABLE.is_sorted_by_key(|(word, _)| word));
+    }
+
+    #[test]
     fn slave_then_shared_keeps_both() {
         assert_eq!(parse("rslave shared").propagation.len(), 2);
         assert_eq!(Propagation::parse("rslave"), Some(Propagation { to: PropagationType::Slave, recursive: true }));

@@ -185,6 +185,17 @@ pub fn detach_cwd() -> Result<()> {
     call!("umount2(\".\", MNT_DETACH)" => check(value.into())).map(drop)
 }
 
+/// `statx(2)` with STATX_MNT_ID: the id that mountinfo gives the mount `fd` is on.
+pub fn mount_id(fd: BorrowedFd<'_>) -> Result<u64> {
+    // SAFETY: statx is plain data for which all zeroes is valid.
+    let mut found: libc::statx = unsafe { std::mem::zeroed() };
+    // SAFETY: the path is NUL-terminated and found is a statx that the kernel writes.
+    let value =
+        unsafe { libc::statx(fd.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, libc::STATX_MNT_ID, &raw mut found) };
+    call!("statx({}, MNT_ID)", fd.as_raw_fd() => check(value.into()))?;
+    Ok(found.stx_mnt_id)
+}
+
 /// The failure of a call that another crate made, in this crate's form.
 pub fn failed(call: impl Into<String>) -> impl FnOnce(Errno) -> Error {
     let call = call.into();
