@@ -10,5 +10,8 @@
     reason = "a test fails by panicking, works on its own directories and is not a container"
 )]
 
+mod bundles;
+mod capabilities;
 mod harness;
 mod lifecycle;
+mod process;

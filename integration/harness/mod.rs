@@ -9,7 +9,7 @@ pub mod runtime;
 pub mod skip;
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 pub use runtime::{Call, Flavor, Layer, Output, Running, flavor};
+
+const ROOTFS_DIRS: [&str; 6] = ["rootfs/tmp", "rootfs/proc", "rootfs/dev", "rootfs/sys", "rootfs/run", "rootfs/mnt"];
 
 static SERIAL: AtomicU32 = AtomicU32::new(0);
 
@@ -36,7 +38,8 @@ impl Bundle {
         let id = format!("orlop-it-{}-{:04}", std::process::id(), SERIAL.fetch_add(1, Ordering::Relaxed));
         let dir = runtime::base().join(&id);
         let rootfs = dir.join("rootfs");
-        for sub in ["", "rootfs", "state", "rootfs/tmp"] {
+        // The directories that every image has, so that a mapped root who does not own the rootfs can mount there.
+        for sub in ["", "rootfs", "state"].into_iter().chain(ROOTFS_DIRS) {
             fs::create_dir(dir.join(sub)).unwrap();
             fs::set_permissions(dir.join(sub), PermissionsExt::from_mode(0o755)).unwrap();
         }
@@ -54,7 +57,7 @@ impl Bundle {
     }
 
     /// Starts from another configuration: one of `integration/bundles`.
-    pub fn from_config(mut self, text: &str) -> Self {
+    pub fn with_config(mut self, text: &str) -> Self {
         self.config = serde_json::from_str(text).unwrap();
         self.config["linux"]["cgroupsPath"] = json!(format!("/{}", self.id));
         self
@@ -63,12 +66,6 @@ impl Bundle {
     /// Writes these bytes as config.json instead of the edited configuration.
     pub fn raw_config(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.raw = Some(bytes.into());
-        self
-    }
-
-    /// Edits the configuration in place.
-    pub fn edit(mut self, edit: impl FnOnce(&mut Value)) -> Self {
-        edit(&mut self.config);
         self
     }
 
@@ -95,8 +92,11 @@ impl Bundle {
         self
     }
 
-    /// Adds a user namespace that maps `size` ids from `container` to `host`.
+    /// Adds a user namespace that maps `size` ids from `container` to `host`, and gives the rootfs to `host`.
     pub fn userns(self, container: u32, host: u32, size: u32) -> Self {
+        for dir in ["rootfs", "rootfs/tmp"] {
+            chown(self.dir.join(dir), Some(host), Some(host)).unwrap();
+        }
         let map = json!([{"containerID": container, "hostID": host, "size": size}]);
         self.push("/linux/namespaces", json!({"type": "user"}))
             .set("/linux/uidMappings", map.clone())
@@ -351,6 +351,11 @@ impl Drop for Bundle {
                     runtime::wait_for_end(pid, 5_000);
                 }
                 drop(fs::remove_dir(&cgroup));
+            }
+            for line in host::mounts_under(&self.dir) {
+                let target = std::ffi::CString::new(line.split(' ').nth(4).unwrap()).unwrap();
+                // SAFETY: a NUL-terminated string.
+                unsafe { libc::umount2(target.as_ptr(), libc::MNT_DETACH) };
             }
         } else {
             self.check_clean();

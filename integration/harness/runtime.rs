@@ -111,7 +111,8 @@ impl Output {
     #[track_caller]
     pub fn fails_with(self, words: &[&str]) -> Self {
         let out = self.fails();
-        let text = out.stderr.to_lowercase();
+        // runc's text log escapes quotes.
+        let text = out.stderr.to_lowercase().replace("\\\"", "\"");
         for word in words {
             assert!(text.contains(&word.to_lowercase()), "no {word:?} in: {out}");
         }

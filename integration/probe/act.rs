@@ -131,8 +131,8 @@ fn catch() -> Value {
     loop {
         // SAFETY: as above.
         unsafe { libc::sigwait(&raw const all, &raw mut caught) };
-        // Job control noise is not what a test sends.
-        if caught != libc::SIGCHLD && caught != libc::SIGCONT {
+        // Noise of job control and of a Go parent is not what a test sends.
+        if ![libc::SIGCHLD, libc::SIGCONT, libc::SIGURG].contains(&caught) {
             return json!({"signal": caught});
         }
     }
