@@ -12,6 +12,13 @@
 
 mod bundles;
 mod capabilities;
+mod cgroup;
+mod devices;
 mod harness;
 mod lifecycle;
+mod mounts;
+mod namespaces;
+mod paths;
 mod process;
+mod tty;
+mod userns;
