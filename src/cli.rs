@@ -1,5 +1,351 @@
 // SPDX-License-Identifier: Apache-2.0
-/// Runs the program.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::FAILURE
+//! The command line: runc's flags and their meaning. Parsing makes no system call.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+use crate::command;
+use crate::error::{ResultExt, report};
+use crate::log;
+
+/// A low-level OCI container runtime: it turns a bundle (config.json and a root filesystem) into a confined process.
+#[derive(Debug, Parser)]
+#[command(name = "orlop", disable_version_flag = true, disable_help_subcommand = true, subcommand_required = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags that stand before the command.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Where the state of containers is kept
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// Append the log to FILE instead of stderr
+    #[arg(long, value_name = "FILE")]
+    pub log: Option<PathBuf>,
+    /// Format of the log
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
+    pub log_format: log::Format,
+    /// Log every system call that changes something
+    #[arg(long)]
+    pub debug: bool,
+    /// Use the systemd cgroup driver (not carried out yet: refused)
+    #[arg(long)]
+    pub systemd_cgroup: bool,
+    /// Whether to ignore cgroup permission errors
+    #[arg(long, value_name = "WHETHER", value_enum, default_value_t = Rootless::Auto)]
+    pub rootless: Rootless,
+    /// Print the version
+    #[arg(long, short = 'v', action = ArgAction::SetTrue)]
+    pub version: bool,
+}
+
+/// `--rootless`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Rootless {
+    True,
+    False,
+    Auto,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Create a container: everything but its program
+    Create(Create),
+    /// Start the program of a created container
+    Start(Id),
+    /// Print the state of a container as JSON
+    State(Id),
+    /// Send a signal to a container's init
+    Kill(Kill),
+    /// Remove a container that has stopped
+    Delete(Delete),
+    /// Create and start a container, and wait for it unless --detach
+    Run(Run),
+    /// List containers
+    List(List),
+    /// List the processes of a container
+    #[command(disable_help_flag = true)]
+    Ps(Ps),
+    /// Write a config.json to begin with
+    Spec(SpecArgs),
+    /// Print what this runtime supports as JSON
+    Features,
+    /// Print what create would do as JSON, and do nothing
+    Plan(PlanArgs),
+}
+
+/// A container id.
+#[derive(Debug, Args)]
+pub struct Id {
+    /// The container's id
+    #[arg(value_name = "ID")]
+    pub id: String,
+}
+
+/// Flags of `create` and `run`.
+#[derive(Debug, Args)]
+pub struct Create {
+    /// The bundle: a directory with config.json [default: the current directory]
+    #[arg(long, short, value_name = "DIR")]
+    pub bundle: Option<PathBuf>,
+    /// Write init's pid to FILE
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+    /// Send the terminal's master to the UNIX socket at PATH
+    #[arg(long, value_name = "PATH")]
+    pub console_socket: Option<PathBuf>,
+    /// Send a pidfd of init to the UNIX socket at PATH
+    #[arg(long, value_name = "PATH")]
+    pub pidfd_socket: Option<PathBuf>,
+    /// Do not use pivot_root, for a root filesystem on a ramdisk
+    #[arg(long)]
+    pub no_pivot: bool,
+    /// Keep the caller's session keyring
+    #[arg(long)]
+    pub no_new_keyring: bool,
+    /// Pass N descriptors, from 3 on, to the container
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub preserve_fds: u32,
+    #[command(flatten)]
+    pub id: Id,
+}
+
+/// `run`.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Return when the program has started
+    #[arg(long, short)]
+    pub detach: bool,
+    /// Keep the container's state and cgroup when it has exited
+    #[arg(long)]
+    pub keep: bool,
+    /// Do not become the parent of orphaned processes of the container
+    #[arg(long)]
+    pub no_subreaper: bool,
+    #[command(flatten)]
+    pub create: Create,
+}
+
+/// `kill`.
+#[derive(Debug, Args)]
+pub struct Kill {
+    /// Send the signal to every process of the container
+    #[arg(long, short)]
+    pub all: bool,
+    #[command(flatten)]
+    pub id: Id,
+    /// The signal, by number or by name with or without SIG
+    #[arg(value_name = "SIGNAL", default_value = "SIGTERM")]
+    pub signal: String,
+}
+
+/// `delete`.
+#[derive(Debug, Args)]
+pub struct Delete {
+    /// Kill the container first, whatever its state; a missing one is no error
+    #[arg(long, short)]
+    pub force: bool,
+    #[command(flatten)]
+    pub id: Id,
+}
+
+/// `--format` of `list` and `ps`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Format {
+    #[default]
+    Table,
+    Json,
+}
+
+/// `list`.
+#[derive(Debug, Args)]
+pub struct List {
+    /// Output format
+    #[arg(long, short, value_name = "FORMAT", value_enum, default_value_t)]
+    pub format: Format,
+    /// Print the ids only
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+/// `ps`.
+#[derive(Debug, Args)]
+pub struct Ps {
+    /// Output format
+    #[arg(long, short, value_name = "FORMAT", value_enum, default_value_t)]
+    pub format: Format,
+    #[command(flatten)]
+    pub id: Id,
+    /// Options of ps(1) [default: -ef]
+    #[arg(value_name = "PS OPTIONS", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub options: Vec<OsString>,
+    /// Print help
+    #[arg(long, action = ArgAction::HelpLong)]
+    help: Option<bool>,
+}
+
+/// `spec`.
+#[derive(Debug, Args)]
+pub struct SpecArgs {
+    /// Where to write config.json [default: the current directory]
+    #[arg(long, short, value_name = "DIR")]
+    pub bundle: Option<PathBuf>,
+    /// For a caller that is not root: with a user namespace and without cgroups
+    #[arg(long)]
+    pub rootless: bool,
+}
+
+/// `plan`.
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// The bundle: a directory with config.json [default: the current directory]
+    #[arg(long, short, value_name = "DIR")]
+    pub bundle: Option<PathBuf>,
+    /// Plan for --no-pivot
+    #[arg(long)]
+    pub no_pivot: bool,
+    /// The container's id
+    #[arg(value_name = "ID", default_value = "plan")]
+    pub id: String,
+}
+
+/// Parses the arguments, runs the command, and reports its error: exit status 1, or what the container's program
+/// returned.
+pub fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    match run(&arguments) {
+        Ok(status) => ExitCode::from(status),
+        Err(e) => {
+            report(&e);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &[OsString]) -> Result<u8> {
+    crate::sys::fd::sanitise_stdio()?;
+    // Whatever the caller left open must not reach the container (CVE-2024-21626); --preserve-fds undoes it for its own.
+    crate::sys::fd::close_on_exec_from(3)?;
+    let cli = match parse(arguments) {
+        Ok(Some(cli)) => cli,
+        Ok(None) => return Ok(0),
+        Err(e) => return usage(&e),
+    };
+    if matches!(cli.command, Command::Create(_) | Command::Run(_)) {
+        crate::sealed::ensure(arguments)?;
+    }
+    let global = &cli.global;
+    log::init(global.log.clone(), global.log_format, global.debug);
+    if global.systemd_cgroup {
+        let refused: Result<u8> =
+            Err(anyhow::anyhow!("--systemd-cgroup: the systemd cgroup driver is not carried out yet"));
+        return refused.hint("without the flag orlop manages cgroups itself (the cgroupfs driver)");
+    }
+    if global.rootless == Rootless::True {
+        bail!("--rootless true: ignoring cgroup permission errors is not carried out yet");
+    }
+    let root = command::state_root(global.root.as_deref())?;
+    match cli.command {
+        Command::Create(args) => command::create::create(&root, &args),
+        Command::Start(args) => command::start::start(&root, &args.id),
+        Command::State(args) => command::state::state(&root, &args.id),
+        Command::Kill(args) => command::kill::kill(&root, &args),
+        Command::Delete(args) => command::delete::delete(&root, &args),
+        Command::Run(args) => command::run::run(&root, &args),
+        Command::List(args) => command::list::list(&root, global.root.is_some(), &args),
+        Command::Ps(args) => command::ps::ps(&root, &args),
+        Command::Spec(args) => command::spec::spec(&args),
+        Command::Features => command::features::features(),
+        Command::Plan(args) => command::plan::plan(&args),
+    }
+}
+
+/// None: --version was answered.
+fn parse(arguments: &[OsString]) -> Result<Option<Cli>, clap::Error> {
+    // --version stands alone, as in runc, though a command is required otherwise.
+    let asks_version = |a: &OsString| a == "--version" || a == "-v";
+    if arguments.iter().skip(1).take_while(|a| a.to_string_lossy().starts_with('-')).any(asks_version) {
+        command::print(&format!(
+            "orlop version {}\ncommit: {}\nspec: {}",
+            env!("CARGO_PKG_VERSION"),
+            option_env!("ORLOP_COMMIT").unwrap_or("unknown"),
+            crate::spec::OCI_VERSION
+        ));
+        return Ok(None);
+    }
+    Cli::command().try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches)).map(Some)
+}
+
+/// Help goes to stdout with status 0; an error of usage to stderr with status 1, as runc's.
+fn usage(error: &clap::Error) -> Result<u8> {
+    if error.use_stderr() {
+        let text = error.to_string();
+        log::stderr_line(text.trim_end());
+        Ok(1)
+    } else {
+        command::print(error.to_string().trim_end());
+        Ok(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definitions_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    /// Every flag that clap knows is in the manual page.
+    #[test]
+    fn the_manual_page_has_every_command_and_flag() {
+        let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/orlop.8.md")).unwrap();
+        let mut missing = Vec::new();
+        let mut check = |command: &clap::Command| {
+            for argument in command.get_arguments() {
+                if let Some(long) = argument.get_long()
+                    && !page.contains(&format!("--{long}"))
+                {
+                    missing.push(format!("{} --{long}", command.get_name()));
+                }
+            }
+        };
+        let cli = Cli::command();
+        check(&cli);
+        for command in cli.get_subcommands() {
+            check(command);
+            assert!(page.contains(&format!("orlop {}", command.get_name())), "{}", command.get_name());
+        }
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+
+    #[test]
+    fn calls_of_containerd_and_conmon_are_understood() {
+        for line in [
+            "orlop --root /r --log /l --log-format json create --bundle /b --pid-file /p --no-pivot --no-new-keyring id",
+            "orlop create --bundle /b --pid-file /p --preserve-fds 2 --console-socket /s id",
+            "orlop kill --all id 9",
+            "orlop kill id",
+            "orlop delete --force id",
+            "orlop ps --format json id",
+            "orlop ps id -ef",
+            "orlop list --format=json",
+            "orlop run -d --keep --no-subreaper -b=/b id",
+        ] {
+            let words = line.split(' ').map(OsString::from).collect::<Vec<_>>();
+            assert!(parse(&words).is_ok(), "{line}");
+        }
+        assert!(parse(&["orlop".into(), "create".into()]).is_err());
+    }
 }

@@ -56,6 +56,7 @@ pub fn errno_of(error: &anyhow::Error) -> Option<Errno> {
         e.downcast_ref::<crate::sys::Error>()
             .map(|e| e.errno)
             .or_else(|| e.downcast_ref::<Hinted>().and_then(|h| errno_of(&h.inner)))
+            .or_else(|| e.downcast_ref::<crate::process::channel::Remote>().and_then(|remote| remote.errno()))
             .or_else(|| e.downcast_ref::<Errno>().copied())
             .or_else(|| e.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error).map(Errno::from_raw))
     })

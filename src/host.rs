@@ -3,7 +3,10 @@
 
 use std::path::PathBuf;
 
+use anyhow::{Context, Result};
 use serde::Serialize;
+
+use crate::kernel::procfs::Proc;
 
 /// Facts about the host and about the process that runs orlop.
 #[derive(Debug, Clone, Serialize)]
@@ -41,4 +44,25 @@ pub struct Hierarchy {
     pub controllers: Vec<String>,
     /// The cgroup of the calling process in it, relative to the mount point, `/` for its root.
     pub own: PathBuf,
+}
+
+impl Host {
+    /// Asks the kernel.
+    pub fn detect() -> Result<Self> {
+        let proc = Proc::open()?;
+        let own = nix::unistd::Pid::this();
+        let status = proc.read(&format!("{own}/status"))?;
+        let set = |name: &str| {
+            let value = status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim).unwrap_or_default();
+            u64::from_str_radix(value, 16).with_context(|| format!("/proc/{own}/status has no {name}"))
+        };
+        let map = proc.read(&format!("{own}/uid_map"))?;
+        Ok(Self {
+            euid: nix::unistd::geteuid().as_raw(),
+            initial_user_namespace: map.split_ascii_whitespace().eq(["0", "0", "4294967295"]),
+            permitted: set("CapPrm:")?,
+            bounding: set("CapBnd:")?,
+            cgroups: crate::kernel::cgroup::detect()?,
+        })
+    }
 }

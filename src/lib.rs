@@ -21,6 +21,7 @@ pub mod kernel;
 pub mod log;
 pub mod plan;
 pub mod process;
+pub mod sealed;
 pub mod seccomp;
 pub mod spec;
 pub mod state;

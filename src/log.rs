@@ -8,6 +8,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 
@@ -18,6 +19,9 @@ pub enum Format {
     Text,
     Json,
 }
+
+/// Set in init, whose paths are the container's and whose descriptors are about to be closed.
+static DETACHED: AtomicBool = AtomicBool::new(false);
 
 struct Log {
     /// Opened at the first entry: podman takes an empty file for a broken one.
@@ -41,7 +45,13 @@ pub fn init(file: Option<PathBuf>, format: Format, debug: bool) {
 
 /// Whether `--debug` was given.
 pub fn debugging() -> bool {
-    LOG.get().is_some_and(|log| log.debug)
+    LOG.get().is_some_and(|log| log.debug) && !DETACHED.load(Ordering::Relaxed)
+}
+
+/// Ends logging in this process: init must not open the log's path inside the container, nor write to a descriptor
+/// number that may mean something else by then. Its errors and warnings go through the channel.
+pub fn detach() {
+    DETACHED.store(true, Ordering::Relaxed);
 }
 
 /// Logs an error entry, and prints the bare message on stderr, where conmon and a person read it.
@@ -101,7 +111,7 @@ struct Entry<'a> {
 /// Writes an entry to the log file, or as JSON to stderr if that is where `--log-format json` leads. False if there is
 /// no such place, so that the caller writes its plain line.
 fn entry(level: &str, message: &str) -> bool {
-    let Some(log) = LOG.get() else { return false };
+    let Some(log) = LOG.get().filter(|_| !DETACHED.load(Ordering::Relaxed)) else { return false };
     let time = crate::time::rfc3339(crate::time::now());
     let line = match log.format {
         Format::Json => serde_json::to_string(&Entry { level, msg: message, time: &time }).unwrap_or_default(),

@@ -1,1 +1,357 @@
 // SPDX-License-Identifier: Apache-2.0
+//! Reading a bundle's config.json: faults of syntax and type with line, column and a caret; unknown words with their JSON
+//! path and what was expected.
+
+use std::fmt::Write;
+use std::io::Read;
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, bail};
+use oci_spec::runtime::Spec;
+use serde_json::Value;
+
+use crate::error::ResultExt;
+use crate::plan::capabilities;
+use crate::plan::problem::Problems;
+
+/// The version of the runtime specification that orlop implements.
+pub const OCI_VERSION: &str = "1.3.0";
+/// A config larger than this is refused.
+const SIZE_LIMIT: u64 = 16 << 20;
+
+/// A config as it was read.
+#[derive(Debug)]
+pub struct Config {
+    pub spec: Spec,
+    /// The file's bytes, kept with the container.
+    pub bytes: Vec<u8>,
+    /// Oddities that the specification tells a runtime to accept, such as unknown capability names.
+    pub warnings: Problems,
+}
+
+/// Reads `BUNDLE/config.json`.
+pub fn load(bundle: &Path) -> Result<Config> {
+    let path = bundle.join("config.json");
+    let open = || -> std::io::Result<Vec<u8>> {
+        let file = std::fs::File::open(&path)?;
+        let mut bytes = Vec::with_capacity(usize::try_from(file.metadata()?.len()).unwrap_or(0).min(1 << 20));
+        file.take(SIZE_LIMIT + 1).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = open()
+        .map_err(|e| anyhow!("{}: {}", path.display(), lower(&e)))
+        .hint("a bundle is a directory with config.json; orlop spec writes one to begin with")?;
+    if bytes.len() as u64 > SIZE_LIMIT {
+        bail!("{}: larger than {SIZE_LIMIT} bytes", path.display());
+    }
+    parse(bytes).with_context(|| "config.json".to_string()).or_else(|e| match e.downcast::<Problems>() {
+        Ok(problems) => Err(problems.into()), // its lines begin with config.json themselves
+        Err(e) => Err(e),
+    })
+}
+
+fn lower(error: &std::io::Error) -> String {
+    error.raw_os_error().map_or_else(|| error.to_string(), |n| crate::sys::describe(nix::errno::Errno::from_raw(n)))
+}
+
+fn parse(bytes: Vec<u8>) -> Result<Config> {
+    match serde_json::from_slice::<Spec>(&bytes) {
+        Ok(spec) => {
+            if crate::log::debugging() {
+                report_unknown_members(&bytes, &spec);
+            }
+            Ok(Config { spec, bytes, warnings: Problems::default() })
+        }
+        Err(error) => explain(bytes, &error),
+    }
+}
+
+/// The slow path: the config does not fit the types. Unknown words of enumerations are found with their paths; unknown
+/// capabilities are taken out with a warning (config.md: a runtime SHOULD NOT fail for them); anything else is shown
+/// where serde met it.
+fn explain(bytes: Vec<u8>, error: &serde_json::Error) -> Result<Config> {
+    let Ok(mut value) = serde_json::from_slice::<Value>(&bytes) else { return Err(cite(&bytes, error)) };
+    let mut problems = Problems::default();
+    remove_unknown_capabilities(&mut value, &mut problems);
+    find_unknown_words(&value, &mut problems);
+    if !problems.errors.is_empty() {
+        return Err(problems.into());
+    }
+    match serde_json::from_value::<Spec>(value) {
+        Ok(spec) if !problems.warnings.is_empty() => Ok(Config { spec, bytes, warnings: problems }),
+        _ => Err(cite(&bytes, error)),
+    }
+}
+
+/// `12:7: invalid type: string "x", expected u32`, the line and a caret.
+fn cite(bytes: &[u8], error: &serde_json::Error) -> anyhow::Error {
+    let (line, column) = (error.line(), error.column());
+    let message = error.to_string();
+    let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message);
+    let mut text = format!("{line}:{column}: {message}");
+    let source = bytes.split(|b| *b == b'\n').nth(line.saturating_sub(1)).unwrap_or_default();
+    let source = String::from_utf8_lossy(source);
+    // A config on one line is cited around the fault only.
+    let from = column.saturating_sub(60);
+    let shown: String = source.trim_end().chars().skip(from).take(100).collect();
+    if !shown.trim().is_empty() {
+        let caret = " ".repeat(column.saturating_sub(from).saturating_sub(1));
+        // Writing to a String cannot fail.
+        let _infallible = write!(text, "\n  {shown}\n  {caret}^");
+    }
+    anyhow!(text)
+}
+
+fn remove_unknown_capabilities(value: &mut Value, problems: &mut Problems) {
+    let Some(sets) = value.pointer_mut("/process/capabilities").and_then(Value::as_object_mut) else { return };
+    for (set, names) in sets {
+        let Some(names) = names.as_array_mut() else { continue };
+        let mut i = 0;
+        names.retain(|name| {
+            let at = format!("process.capabilities.{set}[{i}]");
+            i += 1;
+            match name.as_str() {
+                Some(name) if !capabilities::is_known(name) => {
+                    let hint =
+                        if capabilities::is_known(&name.to_uppercase()) { ", write it in upper case" } else { "" };
+                    problems.warn(at, format!("unknown capability {name:?} is ignored{hint}"));
+                    false
+                }
+                _ => true,
+            }
+        });
+    }
+}
+
+/// The words that config.json may use where the specification enumerates them.
+const WORDS: [(&[&str], &[&str]); 8] = [
+    (&["linux", "namespaces", "*", "type"], &["pid", "network", "mount", "ipc", "uts", "user", "cgroup", "time"]),
+    (
+        &["process", "rlimits", "*", "type"],
+        &[
+            "RLIMIT_AS",
+            "RLIMIT_CORE",
+            "RLIMIT_CPU",
+            "RLIMIT_DATA",
+            "RLIMIT_FSIZE",
+            "RLIMIT_LOCKS",
+            "RLIMIT_MEMLOCK",
+            "RLIMIT_MSGQUEUE",
+            "RLIMIT_NICE",
+            "RLIMIT_NOFILE",
+            "RLIMIT_NPROC",
+            "RLIMIT_RSS",
+            "RLIMIT_RTPRIO",
+            "RLIMIT_RTTIME",
+            "RLIMIT_SIGPENDING",
+            "RLIMIT_STACK",
+        ],
+    ),
+    (&["linux", "devices", "*", "type"], &["a", "b", "c", "u", "p"]),
+    (&["linux", "seccomp", "defaultAction"], ACTIONS),
+    (&["linux", "seccomp", "syscalls", "*", "action"], ACTIONS),
+    (
+        &["linux", "seccomp", "syscalls", "*", "args", "*", "op"],
+        &[
+            "SCMP_CMP_NE",
+            "SCMP_CMP_LT",
+            "SCMP_CMP_LE",
+            "SCMP_CMP_EQ",
+            "SCMP_CMP_GE",
+            "SCMP_CMP_GT",
+            "SCMP_CMP_MASKED_EQ",
+        ],
+    ),
+    (&["linux", "seccomp", "architectures", "*"], ARCHITECTURES),
+    (
+        &["linux", "seccomp", "flags", "*"],
+        &[
+            "SECCOMP_FILTER_FLAG_TSYNC",
+            "SECCOMP_FILTER_FLAG_LOG",
+            "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
+            "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
+        ],
+    ),
+];
+
+const ACTIONS: &[&str] = &[
+    "SCMP_ACT_KILL",
+    "SCMP_ACT_KILL_PROCESS",
+    "SCMP_ACT_KILL_THREAD",
+    "SCMP_ACT_TRAP",
+    "SCMP_ACT_ERRNO",
+    "SCMP_ACT_TRACE",
+    "SCMP_ACT_ALLOW",
+    "SCMP_ACT_LOG",
+    "SCMP_ACT_NOTIFY",
+];
+
+const ARCHITECTURES: &[&str] = &[
+    "SCMP_ARCH_NATIVE",
+    "SCMP_ARCH_X86",
+    "SCMP_ARCH_X86_64",
+    "SCMP_ARCH_X32",
+    "SCMP_ARCH_ARM",
+    "SCMP_ARCH_AARCH64",
+    "SCMP_ARCH_MIPS",
+    "SCMP_ARCH_MIPS64",
+    "SCMP_ARCH_MIPS64N32",
+    "SCMP_ARCH_MIPSEL",
+    "SCMP_ARCH_MIPSEL64",
+    "SCMP_ARCH_MIPSEL64N32",
+    "SCMP_ARCH_PPC",
+    "SCMP_ARCH_PPC64",
+    "SCMP_ARCH_PPC64LE",
+    "SCMP_ARCH_S390",
+    "SCMP_ARCH_S390X",
+    "SCMP_ARCH_PARISC",
+    "SCMP_ARCH_PARISC64",
+    "SCMP_ARCH_RISCV64",
+    "SCMP_ARCH_LOONGARCH64",
+    "SCMP_ARCH_M68K",
+    "SCMP_ARCH_SH",
+    "SCMP_ARCH_SHEB",
+];
+
+fn find_unknown_words(value: &Value, problems: &mut Problems) {
+    for (pattern, words) in WORDS {
+        walk(value, pattern, &mut String::new(), &mut |at, found| {
+            if let Some(found) = found.as_str()
+                && !words.contains(&found)
+            {
+                let expected = if words.len() > 10 { nearest(found, words) } else { words.join(", ") };
+                problems.error(at, format!("unknown value {found:?}, expected {expected}"));
+            }
+        });
+    }
+}
+
+/// Of a long list, the words that begin like the one found.
+fn nearest(found: &str, words: &[&str]) -> String {
+    let common = |word: &&&str| word.bytes().zip(found.bytes()).take_while(|(a, b)| a == b).count();
+    let mut sorted: Vec<&&str> = words.iter().collect();
+    sorted.sort_by_key(|word| std::cmp::Reverse(common(word)));
+    let few: Vec<&str> = sorted.into_iter().take(4).copied().collect();
+    format!("{} or another of its kind", few.join(", "))
+}
+
+/// Calls `visit` with the JSON path of every value that `pattern` names; `*` stands for each element of an array.
+fn walk(value: &Value, pattern: &[&str], at: &mut String, visit: &mut dyn FnMut(&str, &Value)) {
+    let Some((first, rest)) = pattern.split_first() else { return visit(at, value) };
+    let length = at.len();
+    if *first == "*" {
+        for (i, element) in value.as_array().into_iter().flatten().enumerate() {
+            at.push_str(&format!("[{i}]"));
+            walk(element, rest, at, visit);
+            at.truncate(length);
+        }
+    } else if let Some(member) = value.get(first) {
+        at.push_str(if at.is_empty() { "" } else { "." });
+        at.push_str(first);
+        walk(member, rest, at, visit);
+        at.truncate(length);
+    }
+}
+
+/// Members that the specification does not define are allowed (config.md#extensibility); --debug names them, since most
+/// are misspelt.
+fn report_unknown_members(bytes: &[u8], spec: &Spec) {
+    let (Ok(given), Ok(known)) = (serde_json::from_slice::<Value>(bytes), serde_json::to_value(spec)) else { return };
+    let mut unknown = Vec::new();
+    compare(&given, &known, "", &mut unknown);
+    for path in unknown {
+        crate::log::debug(&format!("config.json: {path}: unknown member is ignored"));
+    }
+}
+
+fn compare(given: &Value, known: &Value, at: &str, unknown: &mut Vec<String>) {
+    match (given, known) {
+        (Value::Object(given), Value::Object(known)) => {
+            for (name, value) in given {
+                let path = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
+                match known.get(name) {
+                    Some(known) => compare(value, known, &path, unknown),
+                    None if value.is_null() => {}
+                    None => unknown.push(path),
+                }
+            }
+        }
+        (Value::Array(given), Value::Array(known)) => {
+            for (i, (given, known)) in given.iter().zip(known).enumerate() {
+                compare(given, known, &format!("{at}[{i}]"), unknown);
+            }
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fails(text: &str) -> String {
+        format!("{:#}", parse(text.as_bytes().to_vec()).unwrap_err())
+    }
+
+    #[test]
+    fn a_fault_of_type_is_cited_with_a_caret() {
+        let text = "{\n  \"ociVersion\": \"1.0.0\",\n  \"root\": {\"path\": 7}\n}";
+        assert_eq!(
+            fails(text),
+            "3:20: invalid type: integer `7`, expected path string\n    \"root\": {\"path\": 7}\n                     ^"
+        );
+        assert!(fails("{\"a\": ").starts_with("1:6: EOF while parsing"));
+        assert!(fails("").starts_with("1:0: EOF"));
+    }
+
+    #[test]
+    fn unknown_words_are_found_all_at_once_by_path() {
+        let text = fails(
+            r#"{"ociVersion": "1.0.0", "linux": {
+                "namespaces": [{"type": "pid"}, {"type": "net"}],
+                "seccomp": {"defaultAction": "SCMP_ACT_DENY", "architectures": ["SCMP_ARCH_X86_65"],
+                            "syscalls": [{"names": ["x"], "action": "ALLOW", "args": [{"index": 0, "value": 1, "op": "EQ"}]}]}}}"#,
+        );
+        for line in [
+            "config.json: linux.namespaces[1].type: unknown value \"net\", expected pid, network,",
+            "config.json: linux.seccomp.defaultAction: unknown value \"SCMP_ACT_DENY\", expected SCMP_ACT_KILL",
+            "config.json: linux.seccomp.architectures[0]: unknown value \"SCMP_ARCH_X86_65\", expected SCMP_ARCH_X86_64",
+            "config.json: linux.seccomp.syscalls[0].action: unknown value \"ALLOW\"",
+            "config.json: linux.seccomp.syscalls[0].args[0].op: unknown value \"EQ\"",
+        ] {
+            assert!(text.lines().any(|l| l.starts_with(line)), "{line} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn unknown_capabilities_are_warned_of_and_left_out() {
+        let config = parse(
+            br#"{"ociVersion": "1.0.0", "process": {"cwd": "/", "user": {"uid": 0, "gid": 0},
+                "capabilities": {"bounding": ["CAP_KILL", "CAP_TELEPORT", "cap_chown"]}}}"#
+                .to_vec(),
+        )
+        .unwrap();
+        let lines: Vec<_> = config.warnings.warnings.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            lines,
+            [
+                "config.json: process.capabilities.bounding[1]: unknown capability \"CAP_TELEPORT\" is ignored",
+                "config.json: process.capabilities.bounding[2]: unknown capability \"cap_chown\" is ignored, write it in upper case",
+            ]
+        );
+        let process = config.spec.process().as_ref().unwrap();
+        assert_eq!(process.capabilities().as_ref().unwrap().bounding().as_ref().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn unknown_members_are_allowed() {
+        let bytes =
+            br#"{"ociVersion": "1.0.0", "future": 1, "linux": {"devices": [{"type": "c", "path": "/dev/x", "x": 1}]}}"#;
+        let spec: Spec = serde_json::from_slice(bytes).unwrap();
+        let mut unknown = Vec::new();
+        let given = serde_json::from_slice(bytes).unwrap();
+        compare(&given, &serde_json::to_value(&spec).unwrap(), "", &mut unknown);
+        unknown.sort();
+        assert_eq!(unknown, ["future", "linux.devices[0].x"]);
+    }
+}

@@ -1,1 +1,371 @@
 // SPDX-License-Identifier: Apache-2.0
+//! The state directory: `ROOT/ID/` holds what later commands need to know of a container.
+//!
+//! The protocol survives SIGKILL at any point. Making the directory is exclusive: that reserves the id. `intent.json`
+//! names the cgroups before they exist. `state.json` is renamed into place once init is ready; it is written by the
+//! parent only. `config.json` is the config as it was at create: what happens to the bundle later has no effect. Whoever
+//! changes the directory holds a lock (flock(2)) on it, which the kernel releases when its holder dies. The root is a
+//! tmpfs and a reboot ends every container, so nothing is synced to disk.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, open, openat, renameat};
+use nix::sys::stat::{Mode, mkdirat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::error::ResultExt;
+use crate::kernel::procfs::{Identity, Proc};
+use crate::plan::hooks::Hook;
+use crate::sys::call;
+
+const INTENT: &str = "intent.json";
+const STATE: &str = "state.json";
+/// The config as it was at create.
+pub const CONFIG: &str = "config.json";
+/// The socket on which init waits for `start`.
+pub const START_SOCKET: &str = "start.sock";
+/// A state file larger than this is not one of ours.
+const SIZE_LIMIT: u64 = 16 << 20;
+
+/// Written before anything is made: what a dead `create` may have left behind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Intent {
+    pub id: String,
+    pub bundle: PathBuf,
+    /// Absolute paths of the cgroups that are going to be made.
+    pub cgroups: Vec<PathBuf>,
+    /// The process that runs `create`.
+    pub creator: Identity,
+}
+
+/// Written when init is ready: the container as later commands see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct State {
+    pub id: String,
+    pub oci_version: String,
+    pub bundle: PathBuf,
+    pub rootfs: PathBuf,
+    /// RFC 3339.
+    pub created: String,
+    pub annotations: BTreeMap<String, String>,
+    /// The uid of the caller of `create`.
+    pub owner: u32,
+    pub init: Identity,
+    pub cgroups: Vec<PathBuf>,
+    /// Whether init is the first process of a PID namespace of its own, so that its end is the end of all.
+    pub private_pid_namespace: bool,
+    pub poststart: Vec<Hook>,
+    pub poststop: Vec<Hook>,
+}
+
+/// The states of runtime.md#state, and runc's `paused`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    Creating,
+    Created,
+    Running,
+    Paused,
+    Stopped,
+}
+
+impl Status {
+    /// The word in `state` and in hooks.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Creating => "creating",
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// The JSON of runtime.md#state that hooks read from stdin.
+pub fn hook_state(id: &str, status: Status, pid: i32, bundle: &Path, annotations: &BTreeMap<String, String>) -> String {
+    let mut state = serde_json::json!({
+        "ociVersion": crate::spec::OCI_VERSION, "id": id, "status": status.word(), "pid": pid, "bundle": bundle,
+    });
+    if let (false, Some(object)) = (annotations.is_empty(), state.as_object_mut()) {
+        object.insert("annotations".into(), serde_json::json!(annotations));
+    }
+    if let (Status::Stopped, Some(object)) = (status, state.as_object_mut()) {
+        object.remove("pid");
+    }
+    state.to_string()
+}
+
+/// Refuses ids that could leave the root or confuse a reader: `[A-Za-z0-9_+.-]{1,1024}`, but not `.` or `..`.
+pub fn check_id(id: &str) -> Result<()> {
+    let fine = |b: u8| b.is_ascii_alphanumeric() || b"_+.-".contains(&b);
+    if id.is_empty() || id.len() > 255 || id == "." || id == ".." || !id.bytes().all(fine) {
+        let error: Result<()> = Err(anyhow!("invalid container ID format: {id:?}"));
+        return error.hint("an id has 1 to 255 letters, digits and _ + . -, and is not . or ..");
+    }
+    Ok(())
+}
+
+/// `ROOT`, where every container has a directory.
+#[derive(Debug)]
+pub struct Root {
+    pub path: PathBuf,
+}
+
+impl Root {
+    fn open(&self) -> Result<Option<OwnedFd>> {
+        let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        match open(&self.path, flags, Mode::empty()) {
+            Ok(fd) => Ok(Some(fd)),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(errno) => call!("open({:?})", self.path => Err(errno)).context("--root"),
+        }
+    }
+
+    /// Opens the root, and makes it (mode 0700) with missing parents (mode 0755) if it is not there.
+    fn make(&self) -> Result<OwnedFd> {
+        if let Some(fd) = self.open()? {
+            return Ok(fd);
+        }
+        let parents: Vec<&Path> = self.path.ancestors().collect();
+        for (depth, directory) in parents.iter().rev().enumerate() {
+            let mode = if depth + 1 == parents.len() { 0o700 } else { 0o755 };
+            match nix::unistd::mkdir(*directory, Mode::from_bits_truncate(mode)) {
+                Ok(()) | Err(Errno::EEXIST) => {}
+                Err(errno) => return call!("mkdir({directory:?})" => Err(errno)).context("--root"),
+            }
+        }
+        self.open()?.with_context(|| format!("--root {:?} cannot be made", self.path))
+    }
+
+    /// Reserves `id`: exactly one of several callers gets the directory.
+    pub fn create(&self, id: &str) -> Result<StateDir> {
+        check_id(id)?;
+        let root = self.make()?;
+        match mkdirat(&root, id, Mode::S_IRWXU) {
+            Ok(()) => {}
+            Err(Errno::EEXIST) => {
+                let error: Result<StateDir> = Err(anyhow!("container with given ID already exists: {id}"));
+                return error.hint(format!("orlop state {id} shows it; orlop delete --force {id} removes it"));
+            }
+            Err(errno) => return call!("mkdirat({:?}, {id:?})", self.path => Err(errno)).context("--root"),
+        }
+        StateDir::open(root, &self.path, id)?.context("the state directory has been removed by another process")
+    }
+
+    /// The directory of a container.
+    pub fn container(&self, id: &str) -> Result<StateDir> {
+        check_id(id)?;
+        let missing = || anyhow!("container {id} does not exist");
+        let root = self.open()?.ok_or_else(missing)?;
+        StateDir::open(root, &self.path, id)?.ok_or_else(missing)
+    }
+
+    /// The ids of all containers, sorted. None if there is no root.
+    pub fn ids(&self) -> Result<Option<Vec<String>>> {
+        let Some(root) = self.open()? else { return Ok(None) };
+        let mut directory = nix::dir::Dir::from_fd(root).context("--root")?;
+        let mut ids = Vec::new();
+        for entry in directory.iter() {
+            let entry = entry.context("read --root")?;
+            let is_directory = entry.file_type().is_none_or(|t| t == nix::dir::Type::Directory);
+            if let (true, Ok(name)) = (is_directory, entry.file_name().to_str())
+                && check_id(name).is_ok()
+            {
+                ids.push(name.to_string());
+            }
+        }
+        ids.sort_unstable();
+        Ok(Some(ids))
+    }
+}
+
+/// The directory of one container.
+#[derive(Debug)]
+pub struct StateDir {
+    root: OwnedFd,
+    fd: OwnedFd,
+    pub path: PathBuf,
+    pub id: String,
+}
+
+/// The right to change a container's directory; released when dropped.
+pub struct Lock(#[expect(dead_code, reason = "held for its Drop")] Flock<OwnedFd>);
+
+impl StateDir {
+    fn open(root: OwnedFd, root_path: &Path, id: &str) -> Result<Option<Self>> {
+        let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        match openat(&root, id, flags, Mode::empty()) {
+            Ok(fd) => Ok(Some(Self { root, fd, path: root_path.join(id), id: id.to_string() })),
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Ok(None),
+            Err(errno) => call!("openat({:?})", root_path.join(id) => Err(errno)).map_err(Into::into),
+        }
+    }
+
+    /// Waits for the lock. After a wait the container may be gone: the caller reads the state afterwards.
+    pub fn lock(&self) -> Result<Lock> {
+        let directory = call!("openat({:?})", self.path =>
+            openat(&self.fd, ".", OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()))?;
+        Flock::lock(directory, FlockArg::LockExclusive)
+            .map(Lock)
+            .map_err(|(_, errno)| crate::sys::Error { call: format!("flock({:?})", self.path), errno }.into())
+    }
+
+    /// The directory's descriptor.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Descriptors that a clone must not keep.
+    pub fn raw_fds(&self) -> [i32; 2] {
+        [self.root.as_raw_fd(), self.fd.as_raw_fd()]
+    }
+
+    /// The record of a `create` in progress or dead, None if there is none.
+    pub fn intent(&self) -> Result<Option<Intent>> {
+        self.load(INTENT)
+    }
+
+    /// The record of a container, None as long as `create` has not finished.
+    pub fn state(&self) -> Result<Option<State>> {
+        self.load(STATE)
+    }
+
+    /// Writes `intent.json`.
+    pub fn save_intent(&self, intent: &Intent) -> Result<()> {
+        self.save(INTENT, &serde_json::to_vec(intent)?)
+    }
+
+    /// Writes `state.json`.
+    pub fn save_state(&self, state: &State) -> Result<()> {
+        self.save(STATE, &serde_json::to_vec(state)?)
+    }
+
+    /// Keeps a file, such as the config, in the directory.
+    pub fn save(&self, name: &str, contents: &[u8]) -> Result<()> {
+        let temporary = format!("{name}.tmp");
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let file = call!("openat({:?}/{temporary})", self.path =>
+            openat(&self.fd, temporary.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR))?;
+        std::fs::File::from(file)
+            .write_all(contents)
+            .with_context(|| format!("write {:?}", self.path.join(&temporary)))?;
+        call!("renameat({:?}/{temporary})", self.path => renameat(&self.fd, temporary.as_str(), &self.fd, name))?;
+        Ok(())
+    }
+
+    fn load<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let file = match openat(&self.fd, name, flags, Mode::empty()) {
+            Ok(fd) => std::fs::File::from(fd),
+            Err(Errno::ENOENT) => return Ok(None),
+            Err(errno) => return call!("openat({:?}/{name})", self.path => Err(errno)).map_err(Into::into),
+        };
+        let mut bytes = Vec::with_capacity(2048);
+        let read = file.take(SIZE_LIMIT).read_to_end(&mut bytes);
+        read.with_context(|| format!("read {:?}", self.path.join(name)))?;
+        serde_json::from_slice(&bytes)
+            .map(Some)
+            .with_context(|| format!("{:?} is damaged", self.path.join(name)))
+            .hint(format!("orlop delete --force {} removes the container", self.id))
+    }
+
+    /// The container's state, or the error that says that it does not exist or is not complete.
+    pub fn complete_state(&self) -> Result<State> {
+        match self.state()? {
+            Some(state) => Ok(state),
+            None => {
+                let error: Result<State> = Err(anyhow!("container {} is not completely created", self.id));
+                error.hint(format!("if its create has died, orlop delete --force {} removes it", self.id))
+            }
+        }
+    }
+
+    /// Removes everything; last the directory, which frees the id. What is missing counts as removed.
+    pub fn remove(&self) -> Result<()> {
+        let mut directory = nix::dir::Dir::openat(
+            &self.fd,
+            ".",
+            OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        )
+        .with_context(|| format!("read {:?}", self.path))?;
+        let names: Vec<CString> = directory.iter().flatten().map(|entry| entry.file_name().to_owned()).collect();
+        // The state goes last: a delete that dies half-way can be repeated.
+        let (records, others): (Vec<_>, Vec<_>) = names
+            .into_iter()
+            .filter(|name| !matches!(name.to_bytes(), b"." | b".."))
+            .partition(|name| matches!(name.to_bytes(), b"intent.json" | b"state.json"));
+        for name in others.iter().chain(&records) {
+            match unlinkat(&self.fd, name.as_c_str(), UnlinkatFlags::NoRemoveDir) {
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(Errno::EISDIR | Errno::EPERM) => bail!("{:?} holds {name:?}, which orlop did not make", self.path),
+                Err(errno) => return call!("unlinkat({:?}, {name:?})", self.path => Err(errno)).map_err(Into::into),
+            }
+        }
+        match unlinkat(&self.root, self.id.as_str(), UnlinkatFlags::RemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            Err(errno) => call!("rmdir({:?})", self.path => Err(errno)).map_err(Into::into),
+        }
+    }
+
+    /// Whether the directory is still the container's: a command that waited for the lock may hold a removed one.
+    pub fn exists(&self) -> bool {
+        let same =
+            |a: nix::sys::stat::FileStat, b: nix::sys::stat::FileStat| (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino);
+        match (
+            nix::sys::stat::fstat(&self.fd),
+            nix::sys::stat::fstatat(&self.root, self.id.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW),
+        ) {
+            (Ok(held), Ok(named)) => same(held, named),
+            _ => false,
+        }
+    }
+}
+
+impl State {
+    /// What the container is doing now. It is asked of the kernel and never read from disk.
+    pub fn status(&self, proc: &Proc) -> Result<Status> {
+        let Some(found) = proc.find(&self.init)? else { return Ok(Status::Stopped) };
+        if found.stat.has_ended() {
+            return Ok(Status::Stopped);
+        }
+        if crate::kernel::cgroup::Existing::open(&self.cgroups)?.is_frozen()? {
+            return Ok(Status::Paused);
+        }
+        Ok(if found.stat.has_not_execed() { Status::Created } else { Status::Running })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_cannot_leave_the_root() {
+        for id in ["web", "a.b-c_d+e", "0", "...", &"x".repeat(255)] {
+            assert!(check_id(id).is_ok(), "{id}");
+        }
+        for id in ["", ".", "..", "a/b", "../x", "a b", "é", "a\0", &"x".repeat(256)] {
+            assert!(check_id(id).is_err(), "{id}");
+        }
+    }
+
+    #[test]
+    fn a_stopped_container_has_no_pid_for_its_hooks() {
+        let none = BTreeMap::new();
+        let text = hook_state("web", Status::Stopped, 0, Path::new("/b"), &none);
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value["status"], "stopped");
+        assert!(value.get("pid").is_none() && value.get("annotations").is_none());
+    }
+}

@@ -1,1 +1,424 @@
 // SPDX-License-Identifier: Apache-2.0
+//! The container's mounts. Each is made detached, gets its attributes and propagation there, and is attached to the
+//! inode that the look-up of its destination gave: nothing is reachable before its options are in force, nothing
+//! read-only is writable for a moment, and nothing is resolved twice.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, anyhow, bail};
+use nix::errno::Errno;
+use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
+use nix::sys::statvfs::{FsFlags, fstatvfs};
+
+use super::copy_up;
+use super::path::{self, Root, c_string, host_path};
+use crate::error::ResultExt;
+use crate::host::{CgroupLayout, Hierarchy};
+use crate::plan::filesystem::Filesystem;
+use crate::plan::mount_options::{Attrs, Propagation, PropagationType, attr, names};
+use crate::plan::mounts::{Kind, Mount, may_cover_proc};
+use crate::sys::mount::{self, Attr, failed};
+
+/// A bind mount that waits for its place.
+#[derive(Debug)]
+pub struct Source {
+    mount: OwnedFd,
+    is_dir: bool,
+}
+
+/// What a mount of type `cgroup` shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CgroupMounts {
+    /// The host has no cgroup file system.
+    None,
+    /// cgroup v2 alone.
+    Unified(CgroupMount),
+    /// One directory per hierarchy; v2 among them in the hybrid layout.
+    Legacy(Vec<CgroupMount>),
+}
+
+/// One cgroup hierarchy as the container sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CgroupMount {
+    /// Whether it is v2.
+    pub unified: bool,
+    /// The directory below the destination, e.g. `cpu,cpuacct`.
+    pub name: String,
+    /// v1: the controllers, or `name=systemd`.
+    pub controllers: Vec<String>,
+    /// The container's cgroup on the host, absolute. Only used without a cgroup namespace.
+    pub directory: PathBuf,
+}
+
+impl CgroupMounts {
+    /// What the host has; `directory` gives the container's cgroup in a hierarchy as an absolute path on the host.
+    pub fn new(layout: &CgroupLayout, directory: impl Fn(&Hierarchy) -> PathBuf) -> Self {
+        let one = |unified: bool, hierarchy: &Hierarchy| CgroupMount {
+            unified,
+            name: hierarchy.mount_point.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            controllers: hierarchy.controllers.clone(),
+            directory: directory(hierarchy),
+        };
+        match layout {
+            CgroupLayout::None => Self::None,
+            CgroupLayout::Unified(hierarchy) => Self::Unified(one(true, hierarchy)),
+            CgroupLayout::Legacy { hierarchies, unified } => Self::Legacy(
+                hierarchies.iter().map(|h| one(false, h)).chain(unified.iter().map(|h| one(true, h))).collect(),
+            ),
+        }
+    }
+
+    /// All hierarchies.
+    pub fn all(&self) -> &[CgroupMount] {
+        match self {
+            Self::None => &[],
+            Self::Unified(one) => std::slice::from_ref(one),
+            Self::Legacy(all) => all,
+        }
+    }
+}
+
+/// PARENT: clones the source of a bind mount, with attributes and propagation set. `None` for other mounts.
+///
+/// The host's name is resolved here, with the host's privileges: a child in a user namespace could not reach a source
+/// in a directory of mode 0700.
+pub fn open_source(mount: &Mount, fs: &Filesystem) -> Result<Option<Source>> {
+    let Kind::Bind { source, recursive } = &mount.kind else { return Ok(None) };
+    let opened = clone_source(mount, source, *recursive, fs)
+        .with_context(|| format!("mounts[{}].source {}", mount.index, source.display()))?;
+    Ok(Some(opened))
+}
+
+fn clone_source(mount: &Mount, source: &std::path::Path, recursive: bool, fs: &Filesystem) -> Result<Source> {
+    let fd = mount::clone_tree(nix::fcntl::AT_FDCWD, &host_path(source)?, recursive)
+        .hint_if(Errno::ENOENT, "the source of a bind mount must exist; a relative one is relative to the bundle")
+        .hint_if(Errno::EINVAL, "the source is on an unbindable mount, or in another mount namespace")?;
+    let stat = path::stat(fd.as_fd())?;
+    if mount.destination.as_str() == "/proc" {
+        let kind = fstatfs(&fd).map_err(failed("fstatfs"))?.filesystem_type();
+        // The root of every procfs is inode 1 (fs/proc/root.c).
+        if kind != PROC_SUPER_MAGIC || stat.st_ino != 1 {
+            bail!("only a procfs may be bound to /proc (CVE-2019-19921)");
+        }
+    }
+    if fs.user_namespace {
+        check_locked(fd.as_fd(), mount.attrs.then(mount.recursive))?;
+    }
+    let default = inherited_propagation(fs);
+    apply(fd.as_fd(), mount.attrs, mount.recursive, default, &mount.propagation)?;
+    Ok(Source { mount: fd, is_dir: path::is(&stat, libc::S_IFDIR) })
+}
+
+/// In a user namespace the flags of the host's mounts are locked (mount_namespaces(7)). The clone is made outside of it,
+/// where the kernel would allow to clear them, so that this must be refused here.
+fn check_locked(fd: BorrowedFd<'_>, change: Attrs) -> Result<()> {
+    let flags = fstatvfs(fd).map_err(failed("fstatvfs"))?.flags();
+    let held = [
+        (FsFlags::ST_RDONLY, attr::RDONLY),
+        (FsFlags::ST_NOSUID, attr::NOSUID),
+        (FsFlags::ST_NODEV, attr::NODEV),
+        (FsFlags::ST_NOEXEC, attr::NOEXEC),
+    ]
+    .iter()
+    .filter(|(flag, _)| flags.contains(*flag))
+    .fold(0, |bits, (_, bit)| bits | bit);
+    let locked = held & change.clear;
+    if locked != 0 {
+        Err(anyhow!("the host mounted it {}, which a user namespace cannot undo", names(locked).join(", ")))
+            .hint("remove the option that clears it, or remount the source on the host")?;
+    }
+    Ok(())
+}
+
+/// The propagation that a clone of a host's mount gets first: what it would have if "/" had been changed as
+/// `linux.rootfsPropagation` asks, and then been bound. Shared mounts stay peers of the host's then, and only then.
+fn inherited_propagation(fs: &Filesystem) -> Option<PropagationType> {
+    match fs.propagation.to {
+        PropagationType::Slave => Some(PropagationType::Slave),
+        PropagationType::Private | PropagationType::Unbindable => Some(PropagationType::Private),
+        PropagationType::Shared => None,
+    }
+}
+
+/// The `MS_*` value for `mount_setattr(2)`.
+pub fn propagation_flag(to: PropagationType) -> u64 {
+    match to {
+        PropagationType::Private => libc::MS_PRIVATE,
+        PropagationType::Slave => libc::MS_SLAVE,
+        PropagationType::Shared => libc::MS_SHARED,
+        PropagationType::Unbindable => libc::MS_UNBINDABLE,
+    }
+}
+
+/// Changes a detached mount with as few calls as the changes allow.
+fn apply(
+    fd: BorrowedFd<'_>,
+    attrs: Attrs,
+    recursive: Attrs,
+    default: Option<PropagationType>,
+    propagation: &[Propagation],
+) -> Result<()> {
+    let change = |attrs: Attrs, to: Option<PropagationType>| Attr {
+        set: attrs.to_set(),
+        clear: attrs.to_clear(),
+        propagation: to.map_or(0, propagation_flag),
+        userns_fd: 0,
+    };
+    // The first recursive word replaces the default unless it builds on it: slave, then shared, is both.
+    let (first, rest) = match propagation.split_first() {
+        Some((word, rest)) if word.recursive && word.to != PropagationType::Shared => (Some(word.to), rest),
+        _ => (default, propagation),
+    };
+    if first.is_some() || !recursive.is_empty() {
+        mount::set_attr(fd, &change(recursive, first), true)?;
+    }
+    if !attrs.is_empty() {
+        mount::set_attr(fd, &change(attrs, None), false)?;
+    }
+    for word in rest {
+        mount::set_attr(fd, &change(Attrs::default(), Some(word.to)), word.recursive)?;
+    }
+    Ok(())
+}
+
+/// CHILD: puts a mount in its place in the root. Returns the mounts that [`Mount::read_only_at_end`] is about, or that
+/// the caller needs otherwise.
+pub fn attach(
+    mount: &Mount,
+    root: &Root,
+    source: Option<Source>,
+    cgroups: &CgroupMounts,
+    cgroup_sources: &[OwnedFd],
+    fs: &Filesystem,
+) -> Result<Option<OwnedFd>> {
+    let target = match (&mount.kind, &source) {
+        (Kind::Bind { .. }, Some(source)) if !source.is_dir => root.file(&mount.destination),
+        (Kind::Tmpfs { .. }, _) => return tmpfs(mount, root),
+        (Kind::Cgroup, _) => return cgroup(mount, root, cgroups, cgroup_sources, fs),
+        (Kind::Proc | Kind::Sysfs, _) => root.real_directory(&mount.destination),
+        _ => root.directory(&mount.destination),
+    }
+    .context("destination")?;
+    let made = match source {
+        Some(source) => source.mount,
+        None => new_mount(mount, fs)?,
+    };
+    put(mount, made.as_fd(), target.as_fd())?;
+    Ok(Some(made))
+}
+
+/// Attaches, after a look at where the destination really is.
+fn put(mount: &Mount, made: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<()> {
+    if !matches!(mount.kind, Kind::Proc | Kind::Sysfs) && !may_cover_proc(&mount.destination) {
+        let there = fstatfs(target).map_err(failed("fstatfs"))?.filesystem_type();
+        if there == PROC_SUPER_MAGIC {
+            bail!("links of the root filesystem lead {} into /proc", mount.destination);
+        }
+    }
+    mount::attach(made, target)
+        .hint_if(Errno::ENOTDIR, "a directory can only be mounted on a directory, a file on a file")
+}
+
+fn new_mount(mount: &Mount, fs: &Filesystem) -> Result<OwnedFd> {
+    let fstype = match &mount.kind {
+        Kind::Proc => "proc",
+        Kind::Sysfs => "sysfs",
+        Kind::Devpts => "devpts",
+        Kind::Mqueue => "mqueue",
+        Kind::Other { fstype } => fstype,
+        Kind::Tmpfs { .. } | Kind::Cgroup | Kind::Bind { .. } => bail!("not one new file system"),
+    };
+    let made = new_filesystem(fstype, mount.source.as_deref(), &mount.parameters, mount.attrs.to_set());
+    let made = match &mount.kind {
+        Kind::Sysfs if fs.user_namespace && !fs.network_namespace => made.hint_if(
+            Errno::EPERM,
+            "a new sysfs needs a new network namespace owned by the same user namespace; bind-mount /sys or add \
+             \"network\"",
+        ),
+        Kind::Proc | Kind::Sysfs if fs.user_namespace => made.hint_if(
+            Errno::EPERM,
+            "in a user namespace a new one needs the caller's own to be fully visible: nothing mounted over parts of it \
+             (user_namespaces(7)), and a process in the new pid or network namespace",
+        ),
+        Kind::Devpts if fs.user_namespace => made.hint_if(
+            Errno::EINVAL,
+            "gid= and uid= must be mapped in the container's user namespace; gid=5 needs 6 or more mapped ids",
+        ),
+        _ => made,
+    }?;
+    apply(made.as_fd(), Attrs::default(), Attrs::default(), None, &mount.propagation)?;
+    Ok(made)
+}
+
+/// A detached mount of a new file system with the `MOUNT_ATTR_*` bits `attributes`. What the file system says about a
+/// failure becomes part of the error.
+pub fn new_filesystem(
+    fstype: &str,
+    source: Option<&str>,
+    parameters: &[(String, Option<String>)],
+    attributes: u64,
+) -> Result<OwnedFd> {
+    let context = mount::fsopen(&c_string(fstype)?)
+        .hint_if(Errno::ENODEV, "the kernel has no such file system type; see /proc/filesystems")?;
+    let context = context.as_fd();
+    if let Some(source) = source {
+        parameter(context, "source", Some(source))?;
+    }
+    for (key, value) in parameters {
+        parameter(context, key, value.as_deref())?;
+    }
+    explain(context, mount::create(context))?;
+    explain(context, mount::fsmount(context, attributes))
+}
+
+fn parameter(context: BorrowedFd<'_>, key: &str, value: Option<&str>) -> Result<()> {
+    let name = c_string(key)?;
+    let set = match value {
+        Some(value) if value.len() > mount::LONGEST_STRING => {
+            bail!("option {key}: its value is longer than the {} bytes that the kernel takes", mount::LONGEST_STRING)
+        }
+        Some(value) => mount::set_string(context, &name, &c_string(value)?),
+        None => match mount::set_flag(context, &name) {
+            // A flag of mount(2) that only the file systems which count inode versions know as an option.
+            Err(e) if key == "iversion" && e.errno == Errno::EINVAL => Ok(()),
+            set => set,
+        },
+    };
+    explain(context, set)
+}
+
+fn explain<T>(context: BorrowedFd<'_>, result: crate::sys::Result<T>) -> Result<T> {
+    result.map_err(|e| match mount::messages(context) {
+        Some(messages) => anyhow::Error::new(e).context(messages),
+        None => e.into(),
+    })
+}
+
+/// A tmpfs takes over the mode of the directory that it covers unless it is given one, and its contents with
+/// `tmpcopyup`.
+fn tmpfs(mount: &Mount, root: &Root) -> Result<Option<OwnedFd>> {
+    let covered = root.find(&mount.destination).context("destination")?;
+    let mut parameters = mount.parameters.clone();
+    if let Some(covered) = &covered
+        && !parameters.iter().any(|(key, _)| key == "mode")
+    {
+        let mode = path::stat(covered.as_fd())?.st_mode & 0o7777;
+        parameters.push(("mode".to_string(), Some(format!("{mode:o}"))));
+    }
+    let target = match covered {
+        Some(covered) => covered,
+        None => root.directory(&mount.destination).context("destination")?,
+    };
+    let copy = matches!(mount.kind, Kind::Tmpfs { copy_up: true });
+    let all = mount.attrs.to_set();
+    let at_first = if mount.read_only_at_end || copy { all & !attr::RDONLY } else { all };
+    let made = new_filesystem("tmpfs", mount.source.as_deref(), &parameters, at_first)?;
+    if copy {
+        copy_up::copy(target.as_fd(), made.as_fd()).context("tmpcopyup")?;
+        if at_first != all && !mount.read_only_at_end {
+            set_read_only(made.as_fd(), false)?;
+        }
+    }
+    apply(made.as_fd(), Attrs::default(), Attrs::default(), None, &mount.propagation)?;
+    put(mount, made.as_fd(), target.as_fd())?;
+    Ok(Some(made))
+}
+
+/// Makes a mount read-only, and all below it if `recursive`; its other attributes stay.
+pub fn set_read_only(fd: BorrowedFd<'_>, recursive: bool) -> Result<()> {
+    Ok(mount::set_attr(fd, &Attr { set: attr::RDONLY, ..Attr::default() }, recursive)?)
+}
+
+/// PARENT: what a mount of type `cgroup` binds if the container has no cgroup namespace: its own cgroup of every
+/// hierarchy, in the order of [`CgroupMounts::all`]. The cgroups must exist.
+pub fn open_cgroup_sources(cgroups: &CgroupMounts) -> Result<Vec<OwnedFd>> {
+    cgroups
+        .all()
+        .iter()
+        .map(|cgroup| {
+            let fd = mount::clone_tree(nix::fcntl::AT_FDCWD, &host_path(&cgroup.directory)?, false)
+                .with_context(|| format!("cgroup {}", cgroup.directory.display()))?;
+            let propagation = libc::MS_PRIVATE;
+            mount::set_attr(fd.as_fd(), &Attr { propagation, ..Attr::default() }, false)?;
+            Ok(fd)
+        })
+        .collect()
+}
+
+fn cgroup(
+    mount: &Mount,
+    root: &Root,
+    cgroups: &CgroupMounts,
+    sources: &[OwnedFd],
+    fs: &Filesystem,
+) -> Result<Option<OwnedFd>> {
+    let target = root.directory(&mount.destination).context("destination")?;
+    let one = |i: usize, cgroup: &CgroupMount| -> Result<OwnedFd> {
+        if fs.cgroup_namespace {
+            let made = new_cgroup(mount, cgroup)?;
+            apply(made.as_fd(), Attrs::default(), Attrs::default(), None, &mount.propagation)?;
+            return Ok(made);
+        }
+        let Some(source) = sources.get(i) else { bail!("no cgroup to bind was opened for {}", cgroup.name) };
+        let source = source.try_clone()?;
+        apply(source.as_fd(), mount.attrs, Attrs::default(), None, &mount.propagation)?;
+        Ok(source)
+    };
+    match cgroups {
+        CgroupMounts::None => bail!("the host has no cgroup file system on /sys/fs/cgroup"),
+        CgroupMounts::Unified(cgroup) => {
+            let made = one(0, cgroup)?;
+            put(mount, made.as_fd(), target.as_fd())?;
+            Ok(Some(made))
+        }
+        CgroupMounts::Legacy(all) => {
+            let attributes = mount.attrs.to_set() & !attr::RDONLY;
+            let mode = [("mode".to_string(), Some("755".to_string()))];
+            let made = new_filesystem("tmpfs", Some("tmpfs"), &mode, attributes)?;
+            put(mount, made.as_fd(), target.as_fd())?;
+            for (i, cgroup) in all.iter().enumerate() {
+                let dir = path::make_directory_in(made.as_fd(), &cgroup.name)?;
+                mount::attach(one(i, cgroup).with_context(|| cgroup.name.clone())?.as_fd(), dir.as_fd())?;
+                link_controllers(made.as_fd(), cgroup)?;
+            }
+            if mount.attrs.set & attr::RDONLY != 0 {
+                set_read_only(made.as_fd(), false)?;
+            }
+            Ok(Some(made))
+        }
+    }
+}
+
+/// `cpu -> cpu,cpuacct` and so on, as on the host.
+fn link_controllers(dir: BorrowedFd<'_>, cgroup: &CgroupMount) -> Result<()> {
+    if cgroup.unified || cgroup.controllers.len() < 2 {
+        return Ok(());
+    }
+    for controller in cgroup.controllers.iter().filter(|c| **c != cgroup.name) {
+        match nix::unistd::symlinkat(cgroup.name.as_str(), dir, controller.as_str()) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(e) => return Err(failed(format!("symlinkat({controller:?})"))(e).into()),
+        }
+    }
+    Ok(())
+}
+
+/// A hierarchy seen from inside a cgroup namespace, whose root is the container's cgroup (cgroup_namespaces(7)).
+fn new_cgroup(mount: &Mount, cgroup: &CgroupMount) -> Result<OwnedFd> {
+    let attributes = mount.attrs.to_set();
+    if cgroup.unified {
+        return new_filesystem("cgroup2", mount.source.as_deref(), &mount.parameters, attributes)
+            .hint_if(Errno::EPERM, "the cgroup namespace must belong to the container's user namespace");
+    }
+    let mut parameters = Vec::new();
+    for controller in &cgroup.controllers {
+        if let Some(name) = controller.strip_prefix("name=") {
+            parameters.push(("none".to_string(), None));
+            parameters.push(("name".to_string(), Some(name.to_string())));
+        } else {
+            parameters.push((controller.clone(), None));
+        }
+    }
+    new_filesystem("cgroup", Some("cgroup"), &parameters, attributes)
+}

@@ -1,11 +1,241 @@
 // SPDX-License-Identifier: Apache-2.0
+//! What `create` will do, decided before anything is done. Pure: no system call, no file, no clock.
 
-pub mod problem;
-
+pub mod capabilities;
 pub mod cgroup;
 pub mod device_filter;
-
 pub mod devices;
 pub mod filesystem;
+pub mod hooks;
+pub mod idmap;
 pub mod mount_options;
 pub mod mounts;
+pub mod namespaces;
+pub mod problem;
+pub mod process;
+pub mod sysctl;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use oci_spec::runtime::{Linux, Spec};
+use serde::Serialize;
+
+use crate::host::Host;
+use crate::seccomp;
+use capabilities::Set;
+use cgroup::Cgroup;
+use filesystem::Filesystem;
+use hooks::Hooks;
+use idmap::IdMap;
+use namespaces::{Kind, Namespace, Namespaces, Shape};
+use problem::Problems;
+use process::Process;
+use sysctl::Sysctl;
+
+/// What the caller asks for beside config.json: names and switches of the command line.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    pub id: String,
+    /// Absolute.
+    pub bundle: PathBuf,
+    pub no_pivot: bool,
+    pub no_new_keyring: bool,
+    /// How many descriptors from 3 on the container's process keeps.
+    pub preserve_fds: u32,
+}
+
+/// Everything `create` will do. Plain data: no descriptors, nothing of the spec's types.
+#[derive(Debug, Clone, Serialize)]
+pub struct Plan {
+    pub id: String,
+    pub bundle: PathBuf,
+    pub namespaces: Namespaces,
+    pub shape: Shape,
+    /// Some exactly if a new user namespace is made.
+    pub idmap: Option<IdMap>,
+    pub filesystem: Filesystem,
+    pub hostname: Option<String>,
+    pub domainname: Option<String>,
+    pub sysctl: Vec<Sysctl>,
+    pub cgroup: Cgroup,
+    pub process: Process,
+    pub seccomp: Option<seccomp::Compiled>,
+    pub hooks: Hooks,
+    pub annotations: BTreeMap<String, String>,
+    pub no_pivot: bool,
+    pub new_keyring: bool,
+    pub preserve_fds: u32,
+}
+
+impl Plan {
+    /// Turns a config into a plan, or into all its faults. The warnings come with either.
+    pub fn from_spec(spec: &Spec, host: &Host, request: &Request) -> (Option<Self>, Problems) {
+        let mut problems = Problems::default();
+        version(spec.version(), &mut problems);
+        let absent = Linux::default();
+        let linux = match spec.linux() {
+            Some(linux) => linux,
+            None => {
+                problems.error("linux", "is missing: orlop runs Linux containers only");
+                &absent
+            }
+        };
+        refuse_what_is_not_carried_out(spec, linux, &mut problems);
+        let namespaces = Namespaces::from_spec(linux, &mut problems);
+        let idmap = idmap::from_spec(linux, &namespaces, &mut problems);
+        let available = if namespaces.is_separate(Kind::User) {
+            Set(u64::MAX) // the first process of a user namespace has every capability in it
+        } else {
+            Set(host.permitted & host.bounding)
+        };
+        let process = process::from_spec(spec, idmap.as_ref(), available, &mut problems);
+        let facts = filesystem::Facts {
+            new_mount_ns: namespaces.is_new(Kind::Mount),
+            new_user_ns: namespaces.is_new(Kind::User),
+            joined_user_ns: matches!(namespaces.user, Namespace::Join(_)),
+            new_net_ns: namespaces.is_new(Kind::Network),
+            new_cgroup_ns: namespaces.is_new(Kind::Cgroup),
+            terminal: process.as_ref().is_some_and(|p| p.terminal),
+            no_pivot: request.no_pivot,
+        };
+        let filesystem = Filesystem::from_spec(spec, &request.bundle, &facts, host, &mut problems);
+        let plan = Self {
+            id: request.id.clone(),
+            bundle: request.bundle.clone(),
+            shape: namespaces.shape(),
+            filesystem,
+            hostname: name("hostname", spec.hostname(), &namespaces, &mut problems),
+            domainname: name("domainname", spec.domainname(), &namespaces, &mut problems),
+            sysctl: sysctl::from_spec(linux, &namespaces, &mut problems),
+            cgroup: Cgroup::from_spec(linux, &request.id, host, &mut problems),
+            seccomp: seccomp_section(linux, &mut problems),
+            hooks: hooks::from_spec(spec, &mut problems),
+            annotations: spec.annotations().clone().unwrap_or_default().into_iter().collect(),
+            no_pivot: request.no_pivot,
+            new_keyring: !request.no_new_keyring,
+            preserve_fds: request.preserve_fds,
+            namespaces,
+            idmap,
+            process: match process {
+                Some(process) => process,
+                None => return (None, problems),
+            },
+        };
+        if plan.annotations.contains_key("") {
+            problems.error("annotations", "a key must not be empty");
+        }
+        let plan = problems.errors.is_empty().then_some(plan);
+        (plan, problems)
+    }
+}
+
+/// `ociVersion`: SemVer of a 1.x specification.
+fn version(version: &str, problems: &mut Problems) {
+    let mut parts = version.split(['.', '-', '+']);
+    let mut number = || parts.next().and_then(|part| part.parse::<u32>().ok());
+    match (number(), number(), number()) {
+        (Some(1), Some(minor), Some(_)) => {
+            if minor > 3 {
+                problems.warn("ociVersion", format!("{version} is newer than 1.3; members it adds are ignored"));
+            }
+        }
+        _ if version.is_empty() => problems.error("ociVersion", "is missing, expected a version such as \"1.2.0\""),
+        _ => problems.error("ociVersion", format!("must be a 1.x version, is {version:?}")),
+    }
+}
+
+fn name(member: &str, value: &Option<String>, namespaces: &Namespaces, problems: &mut Problems) -> Option<String> {
+    let value = value.as_ref().filter(|value| !value.is_empty())?;
+    if !namespaces.is_separate(Kind::Uts) {
+        problems.error(member, "needs a \"uts\" entry in linux.namespaces");
+    }
+    if value.len() > 64 {
+        problems.error(member, format!("has {} bytes, the kernel takes at most 64", value.len()));
+    }
+    problems.no_nul(member, value);
+    Some(value.clone())
+}
+
+fn seccomp_section(linux: &Linux, problems: &mut Problems) -> Option<seccomp::Compiled> {
+    let section = linux.seccomp().as_ref()?;
+    let compiled = seccomp::compile(section, problems);
+    if section.listener_path().is_some() || compiled.as_ref().is_some_and(|c| c.notifies) {
+        let member = if section.listener_path().is_some() { "listenerPath" } else { "syscalls" };
+        problems.error(format!("linux.seccomp.{member}"), "user notification (SCMP_ACT_NOTIFY) is not carried out yet");
+    }
+    compiled
+}
+
+/// Fields that this version knows and does not carry out. Ignoring one would leave a container less confined, or less
+/// equipped, than its config says.
+fn refuse_what_is_not_carried_out(spec: &Spec, linux: &Linux, problems: &mut Problems) {
+    let mut refuse = |present: bool, path: &str| {
+        if present {
+            problems.error(path, "is not carried out by this version of orlop; remove it");
+        }
+    };
+    let text = |value: &Option<String>| value.as_ref().is_some_and(|v| !v.is_empty());
+    if let Some(process) = spec.process() {
+        refuse(text(process.apparmor_profile()), "process.apparmorProfile");
+        refuse(text(process.selinux_label()), "process.selinuxLabel");
+        refuse(process.io_priority().is_some(), "process.ioPriority");
+        refuse(process.scheduler().is_some(), "process.scheduler");
+        refuse(process.exec_cpu_affinity().is_some(), "process.execCPUAffinity");
+    }
+    refuse(linux.net_devices().as_ref().is_some_and(|d| !d.is_empty()), "linux.netDevices");
+    refuse(linux.intel_rdt().is_some(), "linux.intelRdt");
+    refuse(linux.memory_policy().is_some(), "linux.memoryPolicy");
+    refuse(linux.personality().is_some(), "linux.personality");
+    refuse(text(linux.mount_label()), "linux.mountLabel");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The layers of the design hold only as long as nothing imports against them.
+    #[test]
+    fn layers_import_only_rightwards() {
+        for (directory, forbidden) in [
+            ("src/plan", &["nix::", "crate::sys", "std::fs", "std::process", "crate::kernel"][..]),
+            ("src/seccomp", &["nix::", "crate::sys", "std::fs", "std::process", "crate::kernel"][..]),
+            ("src/kernel", &["oci_spec", "crate::command", "crate::process"][..]),
+            ("src/process", &["oci_spec", "crate::command"][..]),
+        ] {
+            for file in sources(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(directory)) {
+                let text = std::fs::read_to_string(&file).unwrap();
+                let code = text.split("#[cfg(test)]").next().unwrap();
+                for line in code.lines().filter(|line| !line.trim_start().starts_with("//")) {
+                    for word in forbidden {
+                        assert!(!line.contains(word), "{}: {word} in {line:?}", file.display());
+                    }
+                }
+            }
+        }
+    }
+
+    fn sources(directory: PathBuf) -> Vec<PathBuf> {
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                files.extend(sources(path));
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                files.push(path);
+            }
+        }
+        files
+    }
+
+    #[test]
+    fn versions_of_the_specification() {
+        for (text, fine) in
+            [("1.0.2-dev", true), ("1.3.0", true), ("1.9.0", true), ("2.0.0", false), ("", false), ("1.0", false)]
+        {
+            let mut problems = Problems::default();
+            version(text, &mut problems);
+            assert_eq!(problems.errors.is_empty(), fine, "{text}");
+        }
+    }
+}

@@ -1,1 +1,397 @@
 // SPDX-License-Identifier: Apache-2.0
+//! `mounts[]` (config.md#mounts): in their order, each with its kind, its attributes and its file system's options.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::filesystem::{Facts, InRoot};
+use super::mount_options::{Attrs, Options, Propagation, attr};
+use super::problem::Problems;
+
+/// One mount of the container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Mount {
+    /// Its index in `mounts[]`, for messages.
+    pub index: usize,
+    pub destination: InRoot,
+    pub kind: Kind,
+    /// The source as mountinfo shows it: a device, or any word. Of a bind mount, see [`Kind::Bind`].
+    pub source: Option<String>,
+    /// Changes of the mount itself.
+    pub attrs: Attrs,
+    /// Changes of the mount and of all mounts below it.
+    pub recursive: Attrs,
+    /// Changes of propagation, in order.
+    pub propagation: Vec<Propagation>,
+    /// Options for the file system: key, and value if the option has one.
+    pub parameters: Vec<(String, Option<String>)>,
+    /// Whether the mount becomes read-only only in the end, since mount points or devices are made inside it.
+    pub read_only_at_end: bool,
+}
+
+impl Mount {
+    /// How a message names it: `mounts[3] /sys`.
+    pub fn name(&self) -> String {
+        format!("mounts[{}] {}", self.index, self.destination)
+    }
+}
+
+/// What is mounted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A part of the host's tree; `source` is absolute.
+    Bind {
+        source: PathBuf,
+        recursive: bool,
+    },
+    Proc,
+    Sysfs,
+    /// `copy_up`: filled with the contents of the directory that it hides.
+    Tmpfs {
+        copy_up: bool,
+    },
+    Devpts,
+    Mqueue,
+    /// Whatever the host has: cgroup2, or a tmpfs with the v1 hierarchies.
+    Cgroup,
+    /// Any other type that `fsopen(2)` knows.
+    Other {
+        fstype: String,
+    },
+}
+
+/// Files below /proc that may be covered: those which lxcfs and its like provide.
+const COVERABLE: [&str; 10] = [
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/loadavg",
+    "/proc/meminfo",
+    "/proc/slabinfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/sys/crypto/fips_enabled",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/uptime",
+];
+
+/// Whether a mount may go to `destination` although a procfs is there. A container that could cover any other file of
+/// its /proc could make the runtime write to files of its choice (CVE-2019-16884, CVE-2019-19921).
+pub fn may_cover_proc(destination: &InRoot) -> bool {
+    destination.as_str() == "/proc" || COVERABLE.contains(&destination.as_str())
+}
+
+/// Plans `mounts[]`. Problems name `mounts[i]` and the field.
+pub fn plan(mounts: &[oci_spec::runtime::Mount], bundle: &Path, facts: &Facts, problems: &mut Problems) -> Vec<Mount> {
+    if !mounts.is_empty() && !facts.new_mount_ns {
+        problems.error_hint(
+            "mounts",
+            "need a new mount namespace",
+            "add {\"type\": \"mount\"} without a path to linux.namespaces, or remove the mounts",
+        );
+    }
+    let mut planned: Vec<Mount> =
+        mounts.iter().enumerate().filter_map(|(i, mount)| plan_one(i, mount, bundle, problems)).collect();
+    let destinations: Vec<InRoot> = planned.iter().map(|m| m.destination.clone()).collect();
+    for (i, mount) in planned.iter_mut().enumerate() {
+        let used_later = destinations.iter().skip(i + 1).any(|later| later.is_below(&mount.destination));
+        let fresh = matches!(mount.kind, Kind::Tmpfs { .. });
+        mount.read_only_at_end = fresh
+            && mount.attrs.then(mount.recursive).set & attr::RDONLY != 0
+            && (used_later || mount.destination.as_str() == "/dev");
+    }
+    planned
+}
+
+fn plan_one(i: usize, mount: &oci_spec::runtime::Mount, bundle: &Path, problems: &mut Problems) -> Option<Mount> {
+    let at = |field: &str| format!("mounts[{i}].{field}");
+    let options = Options::parse(mount.options().as_deref().unwrap_or_default());
+    check_unsupported(i, mount, &options, problems);
+    let destination = destination(&at("destination"), mount.destination(), problems);
+    let source = match mount.source() {
+        Some(source) => {
+            let source = source.to_string_lossy().into_owned();
+            problems.no_nul(at("source"), &source).then_some(source)
+        }
+        None => None,
+    };
+    let kind = kind(i, mount.typ().as_deref().unwrap_or_default(), source.as_deref(), &options, bundle, problems)?;
+    let mut parameters = parameters(i, &kind, &options, problems);
+    let attrs =
+        options.attrs.then(if matches!(kind, Kind::Bind { .. }) { Attrs::default() } else { options.recursive });
+    let is_other = matches!(kind, Kind::Other { .. });
+    if is_other && attrs.set & attr::RDONLY != 0 {
+        // A file system on a device must know, so that it opens the device read-only too.
+        parameters.push(("ro".to_string(), None));
+    }
+    let destination = destination?;
+    check_proc(i, &destination, &kind, problems);
+    let bind = matches!(kind, Kind::Bind { .. });
+    Some(Mount {
+        index: i,
+        destination,
+        source: source.filter(|s| !bind && !s.is_empty()),
+        kind,
+        attrs,
+        recursive: if bind { options.recursive } else { Attrs::default() },
+        propagation: options.propagation,
+        parameters,
+        read_only_at_end: false,
+    })
+}
+
+/// Fields and words that are known but not carried out, each by its name.
+fn check_unsupported(i: usize, mount: &oci_spec::runtime::Mount, options: &Options, problems: &mut Problems) {
+    for (j, why) in &options.refused {
+        problems.error(format!("mounts[{i}].options[{j}]"), *why);
+    }
+    for (field, mappings) in [("uidMappings", mount.uid_mappings()), ("gidMappings", mount.gid_mappings())] {
+        if mappings.as_ref().is_some_and(|m| !m.is_empty()) {
+            problems.error(format!("mounts[{i}].{field}"), "idmapped mounts are not supported");
+        }
+    }
+}
+
+fn destination(at: &str, destination: &Path, problems: &mut Problems) -> Option<InRoot> {
+    let text = destination.to_string_lossy();
+    if text.is_empty() {
+        problems.error(at, "is missing or empty");
+        return None;
+    }
+    if !text.starts_with('/') {
+        problems.warn(at, format!("{text:?} is relative, which the specification forbids; taken as /{text}"));
+    }
+    let path = InRoot::new(at, &text, problems)?;
+    if path.is_root() {
+        problems.error(at, format!("{text:?} is the root file system itself"));
+        return None;
+    }
+    Some(path)
+}
+
+fn kind(
+    i: usize,
+    fstype: &str,
+    source: Option<&str>,
+    options: &Options,
+    bundle: &Path,
+    problems: &mut Problems,
+) -> Option<Kind> {
+    problems.no_nul(format!("mounts[{i}].type"), fstype).then_some(())?;
+    let bind = match (options.bind, fstype) {
+        (None, "bind" | "rbind") => {
+            problems.warn(format!("mounts[{i}].type"), "is not what makes a bind mount; add the option bind or rbind");
+            Some(fstype == "rbind")
+        }
+        (bind, _) => bind,
+    };
+    if let Some(recursive) = bind {
+        let Some(source) = source.filter(|s| !s.is_empty()) else {
+            problems.error(format!("mounts[{i}].source"), "a bind mount needs a source");
+            return None;
+        };
+        return Some(Kind::Bind { source: bundle.join(source), recursive });
+    }
+    Some(match fstype {
+        "" => {
+            problems.error_hint(
+                format!("mounts[{i}].type"),
+                "is missing",
+                "for a bind mount, give the option bind or rbind",
+            );
+            return None;
+        }
+        "proc" => Kind::Proc,
+        "sysfs" => Kind::Sysfs,
+        "tmpfs" => Kind::Tmpfs { copy_up: options.copy_up.is_some() },
+        "devpts" => Kind::Devpts,
+        "mqueue" => Kind::Mqueue,
+        "cgroup" => Kind::Cgroup,
+        other => Kind::Other { fstype: other.to_string() },
+    })
+}
+
+/// The options for the file system; for a bind mount all of them are problems, as the kernel would drop them.
+fn parameters(i: usize, kind: &Kind, options: &Options, problems: &mut Problems) -> Vec<(String, Option<String>)> {
+    if let (Some(j), false) = (options.copy_up, matches!(kind, Kind::Tmpfs { .. })) {
+        problems.error(format!("mounts[{i}].options[{j}]"), "tmpcopyup is for type tmpfs only");
+    }
+    let mut parameters = Vec::new();
+    for (j, flag) in &options.superblock {
+        match kind {
+            Kind::Bind { .. } => {
+                problems.warn(format!("mounts[{i}].options[{j}]"), format!("{flag} does nothing on a bind mount"))
+            }
+            _ => parameters.push(((*flag).to_string(), None)),
+        }
+    }
+    for (j, word) in &options.data {
+        let at = format!("mounts[{i}].options[{j}]");
+        if matches!(kind, Kind::Bind { .. }) {
+            problems.error(at, format!("{word:?} is not an option of a bind mount"));
+        } else if problems.no_nul(at, word) {
+            for part in word.split(',').filter(|part| !part.is_empty()) {
+                parameters.push(match part.split_once('=') {
+                    Some((key, value)) => (key.to_string(), Some(value.to_string())),
+                    None => (part.to_string(), None),
+                });
+            }
+        }
+    }
+    parameters
+}
+
+fn check_proc(i: usize, destination: &InRoot, kind: &Kind, problems: &mut Problems) {
+    let at = format!("mounts[{i}].destination");
+    if destination.as_str() == "/proc" {
+        // Whether the source of a bind is a procfs is seen when it is opened.
+        if !matches!(kind, Kind::Proc | Kind::Bind { .. }) {
+            problems.error(at, "only type proc, or a bind of a procfs, may be mounted on /proc");
+        }
+    } else if destination.as_str().starts_with("/proc/")
+        && !(may_cover_proc(destination) && matches!(kind, Kind::Bind { .. }))
+    {
+        problems.error_hint(
+            at,
+            format!("{destination} is inside /proc"),
+            format!("only files can be bound there, and only on {}", COVERABLE.join(", ")),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::mount_options::PropagationType;
+    use serde_json::{Value, json};
+
+    const FACTS: Facts = Facts {
+        new_mount_ns: true,
+        new_user_ns: false,
+        joined_user_ns: false,
+        new_net_ns: true,
+        new_cgroup_ns: true,
+        terminal: false,
+        no_pivot: false,
+    };
+
+    fn planned(mounts: Value) -> (Vec<Mount>, Problems) {
+        let mounts: Vec<oci_spec::runtime::Mount> = serde_json::from_value(mounts).unwrap();
+        let mut problems = Problems::default();
+        let mounts = plan(&mounts, Path::new("/bundle"), &FACTS, &mut problems);
+        (mounts, problems)
+    }
+
+    fn one(mount: Value) -> Mount {
+        let (mut mounts, problems) = planned(json!([mount]));
+        assert_eq!(problems.errors, []);
+        mounts.remove(0)
+    }
+
+    fn refused(mount: Value) -> (String, String) {
+        let (_, problems) = planned(json!([mount]));
+        assert_eq!(problems.errors.len(), 1, "{problems:?}");
+        (problems.errors[0].path.clone(), problems.errors[0].message.clone())
+    }
+
+    #[test]
+    fn a_file_system_s_words_become_parameters() {
+        let mount = one(json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs",
+            "options": ["nosuid", "strictatime", "mode=755", "size=64k,nr_inodes=5"]}));
+        assert_eq!(mount.kind, Kind::Tmpfs { copy_up: false });
+        assert_eq!(mount.attrs, Attrs { set: attr::NOSUID, clear: 0, atime: Some(attr::STRICTATIME) });
+        let parameter = |k: &str, v: &str| (k.to_string(), Some(v.to_string()));
+        assert_eq!(mount.parameters, [parameter("mode", "755"), parameter("size", "64k"), parameter("nr_inodes", "5")]);
+        assert_eq!(mount.source.as_deref(), Some("tmpfs"));
+        assert_eq!(mount.name(), "mounts[0] /dev");
+    }
+
+    #[test]
+    fn a_bind_is_one_by_its_option_and_its_source_is_relative_to_the_bundle() {
+        let mount = one(json!({"destination": "/x", "type": "none", "source": "data",
+            "options": ["rbind", "rro", "rprivate"]}));
+        assert_eq!(mount.kind, Kind::Bind { source: "/bundle/data".into(), recursive: true });
+        assert_eq!(mount.recursive.set, attr::RDONLY);
+        assert!(mount.attrs.is_empty());
+        assert_eq!(mount.propagation, [Propagation { to: PropagationType::Private, recursive: true }]);
+        let (mounts, problems) = planned(json!([{"destination": "/x", "type": "bind", "source": "/a"}]));
+        assert_eq!(mounts[0].kind, Kind::Bind { source: "/a".into(), recursive: false });
+        assert_eq!(problems.warnings[0].path, "mounts[0].type");
+    }
+
+    #[test]
+    fn faults_have_their_json_path() {
+        for (mount, path, message) in [
+            (json!({"destination": "", "type": "tmpfs"}), "mounts[0].destination", "missing or empty"),
+            (json!({"destination": "/a/..", "type": "tmpfs"}), "mounts[0].destination", "root file system itself"),
+            (json!({"destination": "/a\u{0}b", "type": "tmpfs"}), "mounts[0].destination", "NUL"),
+            (json!({"destination": "/a"}), "mounts[0].type", "missing"),
+            (json!({"destination": "/a", "options": ["bind"]}), "mounts[0].source", "needs a source"),
+            (
+                json!({"destination": "/a", "source": "/b", "options": ["bind", "size=1"]}),
+                "mounts[0].options[1]",
+                "not an option of a bind mount",
+            ),
+            (json!({"destination": "/a", "type": "tmpfs", "options": ["remount"]}), "mounts[0].options[0]", "nothing"),
+            (json!({"destination": "/a", "type": "proc", "options": ["tmpcopyup"]}), "mounts[0].options[0]", "tmpfs"),
+            (
+                json!({"destination": "/a", "source": "/b", "options": ["rbind", "ridmap"]}),
+                "mounts[0].options[1]",
+                "idmapped",
+            ),
+            (
+                json!({"destination": "/a", "source": "/b", "options": ["rbind"],
+                    "uidMappings": [{"hostID": 1, "containerID": 0, "size": 1}]}),
+                "mounts[0].uidMappings",
+                "idmapped",
+            ),
+            (json!({"destination": "/proc", "type": "tmpfs"}), "mounts[0].destination", "only type proc"),
+            (json!({"destination": "/proc/sys", "type": "tmpfs"}), "mounts[0].destination", "inside /proc"),
+            (
+                json!({"destination": "/x/../proc/self/attr", "source": "/a", "options": ["bind"]}),
+                "mounts[0].destination",
+                "inside /proc",
+            ),
+        ] {
+            let (at, text) = refused(mount.clone());
+            assert_eq!(at, path, "{mount}");
+            assert!(text.contains(message), "{mount}: {text}");
+        }
+    }
+
+    #[test]
+    fn lxcfs_files_may_cover_proc() {
+        one(json!({"destination": "/proc/meminfo", "source": "/a", "options": ["bind"]}));
+    }
+
+    #[test]
+    fn a_relative_destination_is_relative_to_the_root_and_cannot_leave_it() {
+        let (mounts, problems) = planned(json!([{"destination": "../../a//b/./c", "type": "tmpfs"}]));
+        assert_eq!(mounts[0].destination.as_str(), "/a/b/c");
+        assert_eq!(problems.warnings[0].path, "mounts[0].destination");
+    }
+
+    #[test]
+    fn a_tmpfs_that_is_filled_later_becomes_read_only_at_the_end() {
+        let (mounts, _) = planned(json!([
+            {"destination": "/run", "type": "tmpfs", "options": ["ro"]},
+            {"destination": "/run2", "type": "tmpfs", "options": ["ro"]},
+            {"destination": "/run/x", "type": "tmpfs"},
+            {"destination": "/dev", "type": "tmpfs", "options": ["rro"]},
+            {"destination": "/sys", "type": "sysfs", "options": ["ro"]},
+            {"destination": "/sys/fs/cgroup", "type": "cgroup", "options": ["ro"]},
+        ]));
+        let at_end: Vec<bool> = mounts.iter().map(|m| m.read_only_at_end).collect();
+        assert_eq!(at_end, [true, false, false, true, false, false]);
+    }
+
+    #[test]
+    fn without_a_mount_namespace_mounts_are_refused() {
+        let mounts: Vec<oci_spec::runtime::Mount> =
+            serde_json::from_value(json!([{"destination": "/a", "type": "tmpfs"}])).unwrap();
+        let mut problems = Problems::default();
+        plan(&mounts, Path::new("/"), &Facts { new_mount_ns: false, ..FACTS }, &mut problems);
+        assert_eq!(problems.errors[0].path, "mounts");
+    }
+}

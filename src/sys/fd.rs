@@ -56,3 +56,68 @@ pub(crate) fn owned(fd: libc::c_long) -> OwnedFd {
         OwnedFd::from_raw_fd(fd as RawFd)
     }
 }
+
+/// `close_range(2)` of `first..=last`, after giving the process a table of its own (CLOSE_RANGE_UNSHARE).
+pub fn close_range(first: u32, last: u32) -> Result<()> {
+    // SAFETY: only called where every owner of such a descriptor is gone or about to be replaced by execve.
+    let value = check(unsafe { libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_UNSHARE) });
+    call!("close_range({first}, {last})" => value).map(drop)
+}
+
+/// Marks every descriptor from `first` on close-on-exec (CLOSE_RANGE_CLOEXEC, Linux 5.11).
+pub fn close_on_exec_from(first: u32) -> Result<()> {
+    // SAFETY: no descriptor is closed.
+    let value = check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) });
+    call!("close_range({first}, ~0, CLOEXEC)" => value).map(drop)
+}
+
+/// Sets or clears FD_CLOEXEC of a descriptor given by number: those of `--preserve-fds` come from the caller by number.
+/// EBADF: there is no such descriptor.
+pub fn set_close_on_exec(fd: RawFd, on: bool) -> Result<()> {
+    // SAFETY: F_SETFD only changes the flag.
+    let value = check(unsafe { libc::fcntl(fd, libc::F_SETFD, if on { libc::FD_CLOEXEC } else { 0 }) }.into());
+    call!("fcntl({fd}, F_SETFD, {on})" => value).map(drop)
+}
+
+/// Whether descriptor number `fd` is open.
+pub fn is_open(fd: RawFd) -> bool {
+    // SAFETY: F_GETFD only reads.
+    unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
+}
+
+/// `dup3(2)` of `fd` onto the number `target`, with close-on-exec, closing what was there: nothing may own that.
+pub fn duplicate_onto(fd: BorrowedFd<'_>, target: RawFd) -> Result<OwnedFd> {
+    // SAFETY: the caller owns whatever `target` is, or nothing is open there.
+    let value = check(unsafe { libc::dup3(fd.as_raw_fd(), target, libc::O_CLOEXEC) }.into());
+    call!("dup3({}, {target})", fd.as_raw_fd() => value).map(owned)
+}
+
+/// Opens /dev/null on those of descriptors 0, 1 and 2 that are closed, so that no later descriptor can land there and
+/// be taken for stdio by the container.
+pub fn sanitise_stdio() -> Result<()> {
+    loop {
+        // SAFETY: a constant C string; the descriptor is checked below.
+        let value = check(unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) }.into());
+        let fd = call!("open(\"/dev/null\")" => value)?;
+        if fd > 2 {
+            drop(owned(fd));
+            return Ok(());
+        }
+    }
+}
+
+/// The descriptor of stdin, stdout or stderr (0, 1, 2), which [`sanitise_stdio`] keeps open.
+pub fn stdio(number: u8) -> BorrowedFd<'static> {
+    // SAFETY: 0..=2 stay open for the whole life of the program.
+    unsafe { BorrowedFd::borrow_raw(RawFd::from(number.min(2))) }
+}
+
+/// `getcwd(2)` as the kernel gives it: a path that does not begin with a slash (`(unreachable)/..`) is outside the root.
+pub fn getcwd(buffer: &mut [u8]) -> Result<&[u8]> {
+    // SAFETY: the pointer and length are those of a writable slice.
+    let value = check(unsafe { libc::syscall(libc::SYS_getcwd, buffer.as_mut_ptr(), buffer.len()) });
+    let length = call!("getcwd()" => value)?;
+    // The length counts the terminating NUL.
+    let end = usize::try_from(length).unwrap_or(0).saturating_sub(1);
+    Ok(buffer.get(..end).unwrap_or_default())
+}

@@ -5,8 +5,15 @@
 #![allow(unsafe_code)]
 
 pub mod bpf;
+pub mod clone;
 pub mod fd;
+pub mod memory;
 pub mod mount;
+pub mod net;
+pub mod process;
+pub mod seccomp;
+pub mod socket;
+pub mod tty;
 
 use std::fmt;
 

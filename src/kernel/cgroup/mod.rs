@@ -1,1 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
+//! Control groups, cgroups(7): [`detect`] how the host mounts them, [`create`] the container's as planned, find it again
+//! as [`Existing`]. Works by descriptors beneath the mounts and removes only what a container owns. The cgroupfs driver;
+//! nothing here speaks to systemd.
+
+mod create;
+mod existing;
+mod freezer;
+mod fs;
+mod handle;
+mod layout;
+
+pub use create::{create, directories};
+pub use existing::Existing;
+pub use handle::Handle;
+pub use layout::{MOUNT_POINT, detect};

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `orlop delete`.
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use crate::cli::Delete;
+use crate::error::ResultExt;
+use crate::host::Host;
+use crate::kernel::cgroup;
+use crate::kernel::procfs::Proc;
+use crate::plan::cgroup::Cgroup;
+use crate::process::destroy::{destroy, kill_and_wait};
+use crate::state::{Intent, Root, State, StateDir, Status};
+
+/// Removes a container: one that has stopped or was never started, or with `--force` any, whatever its create or delete
+/// left behind.
+pub fn delete(root: &Root, args: &Delete) -> Result<u8> {
+    let id = args.id.id.as_str();
+    let deleted = || -> Result<()> {
+        let dir = match root.container(id) {
+            Err(_) if args.force && crate::state::check_id(id).is_ok() => return Ok(()),
+            dir => dir?,
+        };
+        // A create in progress holds the lock; a dead one has lost it.
+        let _lock = dir.lock()?;
+        if !dir.exists() {
+            return if args.force { Ok(()) } else { Err(anyhow!("container {id} does not exist")) };
+        }
+        if args.force { by_force(&dir) } else { in_order(&dir) }
+    };
+    deleted().with_context(|| format!("delete {id}"))?;
+    Ok(0)
+}
+
+fn in_order(dir: &StateDir) -> Result<()> {
+    let state = dir.complete_state()?;
+    let proc = Proc::open()?;
+    match state.status(&proc)? {
+        Status::Stopped => {}
+        // The spec forbids it; runc, crun and every caller of theirs rely on it.
+        Status::Created => kill_and_wait(&proc, &state.init)?,
+        status => {
+            let refused: Result<()> =
+                Err(anyhow!("cannot delete container {} that is not stopped: {}", dir.id, status.word()));
+            return refused.hint("orlop kill sends it a signal; orlop delete --force kills it first");
+        }
+    }
+    destroy(dir, Some(&state), None)
+}
+
+/// Never fails because a part is missing or damaged.
+fn by_force(dir: &StateDir) -> Result<()> {
+    let readable = |what: &str, damaged: anyhow::Error| {
+        crate::log::warn(&format!("delete {}: {what}: {}", dir.id, crate::error::one_line(&damaged)));
+    };
+    let state: Option<State> = dir.state().unwrap_or_else(|e| {
+        readable("going on without the state", e);
+        None
+    });
+    let intent: Option<Intent> = dir.intent().unwrap_or_else(|e| {
+        readable("going on without the intent", e);
+        None
+    });
+    if let Some(state) = &state {
+        kill_and_wait(&Proc::open()?, &state.init)?;
+    }
+    if state.is_none() && intent.is_none() {
+        return by_default_path(dir);
+    }
+    destroy(dir, state.as_ref(), intent.as_ref())
+}
+
+/// Nothing says where the cgroups are: they can only be those that the id gives.
+fn by_default_path(dir: &StateDir) -> Result<()> {
+    let host = Host::detect()?;
+    let guess = Cgroup::of_id(&dir.id, &host);
+    let intent = Intent {
+        id: dir.id.clone(),
+        bundle: dir.path.clone(),
+        cgroups: cgroup::directories(&guess),
+        creator: Proc::open()?.identify(nix::unistd::Pid::this())?,
+    };
+    if intent.cgroups.is_empty() && host.cgroups != crate::host::CgroupLayout::None {
+        bail!("the cgroups of container {} are not known", dir.id);
+    }
+    destroy(dir, None, Some(&intent))
+}

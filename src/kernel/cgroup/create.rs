@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Makes the container's cgroup in every hierarchy, limited before a process enters it.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use nix::errno::Errno;
+
+use super::freezer;
+use super::fs::{self, make_dir, name, open_dir, open_file, open_root};
+use super::handle::{Directory, Handle};
+use crate::error::{ResultExt, errno_of};
+use crate::plan::cgroup::{Cgroup, Missing, Place, Version, Write};
+use crate::plan::device_filter;
+use crate::{log, sys};
+
+/// The directories that [`create`] makes the container's own, absolute: to be recorded before anything is made.
+pub fn directories(plan: &Cgroup) -> Vec<PathBuf> {
+    plan.places.iter().map(|place| place.mount_point.join(&place.path)).collect()
+}
+
+/// Makes the directories with their ancestors, lets v2 controllers through to them, and applies limits and device
+/// rules. If that fails, what it made is removed. Where the plan says that the cgroup is optional, a caller that may
+/// not make it gets a handle of none.
+///
+/// # Errors
+/// If the cgroup exists and holds a process or is frozen: it belongs to someone else. Otherwise what the kernel
+/// refused, with the JSON path of the limit.
+pub fn create(plan: &Cgroup) -> anyhow::Result<Handle> {
+    let mut made = Made::default();
+    let result = build(plan, &mut made);
+    if result.is_err() {
+        made.remove();
+    }
+    match result {
+        Err(e) if plan.optional && matches!(errno_of(&e), Some(Errno::EACCES | Errno::EPERM | Errno::EROFS)) => {
+            log::debug(&format!("going on without a cgroup: {e:#}"));
+            Ok(Handle::default())
+        }
+        result => result,
+    }
+}
+
+fn build(plan: &Cgroup, made: &mut Made) -> anyhow::Result<Handle> {
+    let mut handle = Handle::default();
+    for place in &plan.places {
+        let path = place.mount_point.join(&place.path);
+        let fd = make(place, made).with_context(|| format!("cgroup {}", path.display()))?;
+        handle.directories.push(Directory { version: place.version, path, fd });
+    }
+    let mut file = None;
+    for write in &plan.writes {
+        apply(write, plan, &handle, &mut file)?;
+    }
+    if !plan.devices.is_empty() {
+        restrict_devices(&plan.devices, &handle)?;
+    }
+    Ok(handle)
+}
+
+/// What has been made so far, in order, to be unmade.
+#[derive(Default)]
+struct Made(Vec<(PathBuf, PathBuf)>);
+
+impl Made {
+    fn note(&mut self, place: &Place, path: &Path) {
+        self.0.push((place.mount_point.clone(), path.to_path_buf()));
+    }
+
+    /// Removes it in reverse. An ancestor that others use by now stays, as it would after a success.
+    fn remove(&self) {
+        for (mount_point, path) in self.0.iter().rev() {
+            let removed = open_root(mount_point).and_then(|(root, _)| open_parent(root, path)).and_then(|parent| {
+                fs::remove_dir(parent.as_fd(), &name(Path::new(path.file_name().unwrap_or_default()))?)
+            });
+            if let Err(e) = removed {
+                log::debug(&format!("remove cgroup {}: {e}", mount_point.join(path).display()));
+            }
+        }
+    }
+}
+
+/// Opens the directory that holds the last component of `path`, beneath the root of its hierarchy.
+pub(super) fn open_parent(root: OwnedFd, path: &Path) -> sys::Result<OwnedFd> {
+    match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        None => Ok(root),
+        Some(parent) => open_dir(root.as_fd(), parent),
+    }
+}
+
+/// Makes one directory and those above it.
+fn make(place: &Place, made: &mut Made) -> anyhow::Result<OwnedFd> {
+    let (Some(above), Some(last)) = (place.path.parent(), place.path.file_name()) else {
+        bail!("the root of the hierarchy cannot be the container's own cgroup");
+    };
+    let parent = match open_parent(open_root(&place.mount_point)?.0, &place.path) {
+        Err(e) if e.errno == Errno::ENOENT => make_ancestors(place, above, made)?,
+        parent => parent?,
+    };
+    if place.version == Version::V2 {
+        pass_controllers(place, above, parent.as_fd());
+    }
+    let is_new = make_dir(parent.as_fd(), &name(Path::new(last))?)?;
+    if is_new {
+        made.note(place, &place.path);
+    }
+    let dir = open_dir(parent.as_fd(), Path::new(last))?;
+    if !is_new {
+        refuse_others(dir.as_fd())?;
+    }
+    if place.version == Version::V1 && place.controllers.iter().any(|c| c == "cpuset") {
+        seed_cpuset(place)?;
+    }
+    Ok(dir)
+}
+
+fn make_ancestors(place: &Place, above: &Path, made: &mut Made) -> sys::Result<OwnedFd> {
+    let (mut dir, _) = open_root(&place.mount_point)?;
+    let mut path = PathBuf::new();
+    for component in above {
+        path.push(component);
+        if make_dir(dir.as_fd(), &name(Path::new(component))?)? {
+            made.note(place, &path);
+        }
+        dir = open_dir(dir.as_fd(), Path::new(component))?;
+    }
+    Ok(dir)
+}
+
+/// Another container, or a crashed one's leftovers, would share or escape the limits; runc refuses it since 1.2.
+fn refuse_others(dir: BorrowedFd<'_>) -> anyhow::Result<()> {
+    let pids = fs::pids(dir)?;
+    if let Some(first) = pids.first() {
+        let message = format!("container's cgroup is not empty: {} process(es) found, first {first}", pids.len());
+        return Err(anyhow::anyhow!(message))
+            .hint("give another linux.cgroupsPath, or delete the container that uses it");
+    }
+    if freezer::is_frozen(dir)? {
+        bail!("container's cgroup unexpectedly frozen");
+    }
+    Ok(())
+}
+
+/// Enables the hierarchy's controllers for the children of every ancestor, which is what makes their files appear
+/// (cgroup-v2.rst, "Controlling Controllers"). All of them, limit or not: engines read the statistics.
+///
+/// Nothing fails here: a cgroup above may hold processes or be someone else's. A limit that needed the controller will
+/// say so.
+fn pass_controllers(place: &Place, above: &Path, parent: BorrowedFd<'_>) {
+    const FILE: &str = "cgroup.subtree_control";
+    let passed = |text: &str| place.controllers.iter().all(|c| text.split_whitespace().any(|have| have == c));
+    // The parent passes on only what its own ancestors do.
+    if place.controllers.is_empty() || fs::read(parent, FILE).is_ok_and(|text| passed(&text)) {
+        return;
+    }
+    let words: Vec<_> = place.controllers.iter().map(|c| format!("+{c}")).collect();
+    let Ok((mut dir, _)) = open_root(&place.mount_point) else { return };
+    let mut below = above.iter();
+    loop {
+        if fs::write(dir.as_fd(), FILE, &words.join(" ")).is_err() {
+            // One that is refused must not take the others with it.
+            for word in &words {
+                if let Err(e) = fs::write(dir.as_fd(), FILE, word) {
+                    log::debug(&format!("cgroup {}: {e}", place.mount_point.join(above).display()));
+                }
+            }
+        }
+        let Some(component) = below.next() else { return };
+        match open_dir(dir.as_fd(), Path::new(component)) {
+            Ok(next) => dir = next,
+            Err(_) => return,
+        }
+    }
+}
+
+/// A v1 cpuset begins empty and takes no process until it has processors and memory: takes those of the cgroup above
+/// (Documentation/admin-guide/cgroup-v1/cpusets.rst).
+fn seed_cpuset(place: &Place) -> sys::Result<()> {
+    let (mut dir, _) = open_root(&place.mount_point)?;
+    for component in &place.path {
+        let child = open_dir(dir.as_fd(), Path::new(component))?;
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            if fs::read(child.as_fd(), file)?.trim().is_empty() {
+                fs::write(child.as_fd(), file, fs::read(dir.as_fd(), file)?.trim())?;
+            }
+        }
+        dir = child;
+    }
+    Ok(())
+}
+
+/// The file of the last write: which directory's, its name, and it.
+type LastFile = Option<(usize, String, OwnedFd)>;
+
+/// Applies one limit. Consecutive writes to a file, as of device rules, open it once.
+fn apply(write: &Write, plan: &Cgroup, handle: &Handle, last: &mut LastFile) -> anyhow::Result<()> {
+    let holds = |place: &Place| {
+        place.controllers.contains(&write.controller) || write.controller == "cgroup" && place.version == Version::V2
+    };
+    let index = plan.places.iter().position(holds).with_context(|| format!("{}: no such controller", write.field))?;
+    let directory = handle.directories.get(index).with_context(|| format!("{}: no such cgroup", write.field))?;
+    let mut set = |file: &str, value: &str| -> sys::Result<()> {
+        if last.as_ref().is_none_or(|(i, name, _)| *i != index || name != file) {
+            *last = Some((index, file.to_string(), open_file(directory.fd.as_fd(), file, libc::O_WRONLY)?));
+        }
+        last.as_ref().map_or(Ok(()), |(_, _, fd)| fs::write_open(fd, file, value))
+    };
+    let missing = |e: &sys::Error| e.errno == Errno::ENOENT;
+    let result = match (set(&write.file, &write.value), &write.missing) {
+        (Err(e), Missing::Skip) if missing(&e) => Ok(()),
+        (Err(e), Missing::Instead { file, value }) if missing(&e) => set(file, value),
+        (result, _) => result,
+    };
+    result
+        .hint_if(Errno::ENOENT, {
+            let parent = directory.path.parent().unwrap_or(&directory.path);
+            format!(
+                "the kernel lacks this file, or the controller \"{}\" is not passed on by {}/cgroup.subtree_control",
+                write.controller,
+                parent.display()
+            )
+        })
+        .with_context(|| format!("{}: cgroup {}", write.field, directory.path.display()))
+}
+
+/// Loads and attaches the device program. The kernel keeps it as long as the cgroup.
+fn restrict_devices(rules: &[device_filter::Rule], handle: &Handle) -> anyhow::Result<()> {
+    const FIELD: &str = "linux.resources.devices";
+    let program = device_filter::program(rules).with_context(|| format!("{FIELD}: too many rules"))?;
+    let program = sys::bpf::load_device_program(&program)
+        .hint_if(
+            Errno::EPERM,
+            "needs CAP_SYS_ADMIN, or CAP_BPF and CAP_NET_ADMIN; before Linux 5.11 also RLIMIT_MEMLOCK",
+        )
+        .context(FIELD)?;
+    for directory in handle.directories.iter().filter(|d| d.version == Version::V2) {
+        sys::bpf::attach_device_program(program.as_fd(), directory.fd.as_fd())
+            .with_context(|| format!("{FIELD}: cgroup {}", directory.path.display()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The cgroup of a container that is being made: how a process gets into it.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use anyhow::Context;
+use nix::errno::Errno;
+use nix::unistd::Pid;
+
+use super::fs;
+use crate::error::ResultExt;
+use crate::plan::cgroup::Version;
+
+/// The open directories of one container's cgroup; none if the host has no cgroups or the caller may not make any.
+#[derive(Debug, Default)]
+pub struct Handle {
+    pub(super) directories: Vec<Directory>,
+}
+
+#[derive(Debug)]
+pub(super) struct Directory {
+    pub(super) version: Version,
+    pub(super) path: PathBuf,
+    pub(super) fd: OwnedFd,
+}
+
+impl Handle {
+    /// The v2 directory, for `CLONE_INTO_CGROUP` (clone(2), Linux 5.7): a process born there costs nothing, one that is
+    /// moved waits for an RCU grace period, some milliseconds. On the hybrid layout too; there the child completes it by
+    /// [`Handle::join_self`]. `None` on v1 alone.
+    pub fn clone_into(&self) -> Option<BorrowedFd<'_>> {
+        self.directories.iter().find(|d| d.version == Version::V2).map(|d| d.fd.as_fd())
+    }
+
+    /// Moves the process `pid` with all its threads into the cgroup, in every hierarchy: for one that was not born
+    /// there.
+    ///
+    /// # Errors
+    /// ESRCH if it has ended; EACCES if the caller may not write `cgroup.procs`; ENOSPC on a v1 cpuset without
+    /// processors; EOPNOTSUPP below a threaded v2 cgroup.
+    pub fn join(&self, pid: Pid) -> anyhow::Result<()> {
+        self.directories.iter().try_for_each(|d| d.write("cgroup.procs", &pid.to_string()))
+    }
+
+    /// Moves the calling thread, the only one of its process and born in [`Handle::clone_into`] if there is one, into
+    /// the cgroup of every v1 hierarchy. Spares the grace period of [`Handle::join`], as the kernel does not lock thread
+    /// groups to move `current` alone (`cgroup_procs_write_start` in kernel/cgroup/cgroup.c). Nothing to do on v2.
+    ///
+    /// # Errors
+    /// As [`Handle::join`].
+    pub fn join_self(&self) -> anyhow::Result<()> {
+        self.directories.iter().filter(|d| d.version == Version::V1).try_for_each(|d| d.write("tasks", "0"))
+    }
+
+    /// How many processes the OOM killer has killed in the cgroup; `None` without the memory controller.
+    pub fn oom_kills(&self) -> Option<u64> {
+        self.directories.iter().find_map(|d| oom_kills(d.fd.as_fd(), d.version))
+    }
+}
+
+impl Directory {
+    fn write(&self, file: &str, value: &str) -> anyhow::Result<()> {
+        fs::write(self.fd.as_fd(), file, value)
+            .hint_if(Errno::EOPNOTSUPP, "the cgroup above is threaded, see cgroup.type in cgroups(7)")
+            .with_context(|| format!("join cgroup {}", self.path.display()))
+    }
+}
+
+pub(super) fn oom_kills(dir: BorrowedFd<'_>, version: Version) -> Option<u64> {
+    let file = match version {
+        Version::V1 => "memory.oom_control",
+        Version::V2 => "memory.events",
+    };
+    fs::read(dir, file).ok().and_then(|text| fs::keyed(&text, "oom_kill"))
+}

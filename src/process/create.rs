@@ -1,0 +1,379 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The parent: from a plan to a container in the state `created`.
+
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
+use nix::unistd::Pid;
+
+use crate::error::ResultExt;
+use crate::host::Host;
+use crate::kernel::cgroup::{self, Handle};
+use crate::kernel::mount::CgroupMounts;
+use crate::kernel::procfs::{self, Proc};
+use crate::kernel::signal::Interrupts;
+use crate::kernel::{console, hook, idmap, namespace, rootfs};
+use crate::plan::Plan;
+use crate::plan::namespaces::{Kind, Shape};
+use crate::process::channel::{Channel, Message, pair};
+use crate::process::destroy;
+use crate::process::init::{self, Inherited};
+use crate::process::step::Progress;
+use crate::state::{Intent, START_SOCKET, State, StateDir, Status, hook_state};
+use crate::sys::call;
+use crate::sys::clone::{Child, Clone, clone3};
+use crate::sys::process::{Exit, pidfd_send_signal, prlimit, wait};
+
+/// Where the master of the container's terminal goes.
+pub enum Console {
+    /// There is no terminal.
+    None,
+    /// To the receiver connected here (`--console-socket`).
+    Socket(OwnedFd),
+    /// To the caller (`run` in the foreground).
+    Keep,
+}
+
+/// What the caller of [`create`] wants beside the container itself.
+pub struct Wishes {
+    pub console: Console,
+    /// A connection that gets a pidfd of init (`--pidfd-socket`).
+    pub pidfd_socket: Option<OwnedFd>,
+    pub pid_file: Option<PathBuf>,
+}
+
+/// A container in the state `created`.
+pub struct Created {
+    pub dir: StateDir,
+    pub state: State,
+    /// Init, a child of this process.
+    pub child: Child,
+    /// The terminal's master, if it was to be kept.
+    pub master: Option<OwnedFd>,
+}
+
+/// Makes the container whose id `dir` has reserved. On failure nothing is left: no process, cgroup, mount or file, and
+/// the id is free again.
+pub fn create(plan: &Plan, host: &Host, config: &[u8], dir: StateDir, wishes: Wishes) -> Result<Created> {
+    let mut undo = Undo::default();
+    let lock = dir.lock()?;
+    let made = make(plan, host, config, &dir, wishes, &mut undo);
+    match made {
+        Ok((state, child, master)) => {
+            drop(lock);
+            Ok(Created { dir, state, child, master })
+        }
+        Err(e) => {
+            undo.unwind(plan, &dir);
+            Err(e)
+        }
+    }
+}
+
+fn make(
+    plan: &Plan,
+    host: &Host,
+    config: &[u8],
+    dir: &StateDir,
+    wishes: Wishes,
+    undo: &mut Undo,
+) -> Result<(State, Child, Option<OwnedFd>)> {
+    let interrupts = Interrupts::block()?;
+    let proc = Proc::open()?;
+    let cgroups = cgroup::directories(&plan.cgroup);
+    dir.save_intent(&Intent {
+        id: plan.id.clone(),
+        bundle: plan.bundle.clone(),
+        cgroups: cgroups.clone(),
+        creator: proc.identify(Pid::this())?,
+    })?;
+    dir.save(crate::state::CONFIG, config)?;
+    let cgroup = cgroup::create(&plan.cgroup)?;
+    undo.cgroups.clone_from(&cgroups);
+    let cgroup_mounts = CgroupMounts::new(&host.cgroups, |hierarchy| plan.cgroup.directory_in(hierarchy));
+    let mut rootfs = rootfs::prepare(&plan.filesystem)?;
+    rootfs.open_cgroups(&plan.filesystem, &cgroup_mounts)?;
+
+    let progress = Progress::new()?;
+    let (ours, theirs) = pair()?;
+    let inherited = Inherited {
+        rootfs,
+        cgroup: &cgroup,
+        cgroup_mounts,
+        joined: namespace::open_joined(&plan.namespaces)?,
+        start: listen_for_start(dir)?,
+        proc: Proc::open()?,
+        parents: [ours.fd().as_raw_fd(), interrupts.fd().as_raw_fd()].into_iter().chain(dir.raw_fds()).collect(),
+    };
+    let first = spawn(plan, &cgroup, inherited, theirs, &progress)?;
+    undo.child = Some(first);
+    let mut parent =
+        Parent { plan, host, dir, proc: &proc, cgroup: &cgroup, interrupts: &interrupts, progress: &progress };
+    let master = parent.converse(&ours, &wishes, undo)?;
+    let Some(child) = undo.child.as_ref() else { bail!("init is gone") };
+    let state = parent.record(child, cgroups)?;
+    parent.hand_over(child, &wishes)?;
+    ours.send(&Message::Go).context("init died when it was ready")?;
+    let child = undo.child.take().context("init is gone")?;
+    Ok((state, child, master))
+}
+
+/// The one clone, or that of the stager. In the child this does not return.
+fn spawn(
+    plan: &Plan,
+    cgroup: &Handle,
+    inherited: Inherited<'_>,
+    theirs: Channel,
+    progress: &Progress,
+) -> Result<Child> {
+    let flags = match plan.shape {
+        Shape::Direct => plan.namespaces.clone_flags(),
+        Shape::Staged => 0,
+    };
+    let cloned = clone3(flags, cgroup.clone_into())
+        .hint_if(Errno::ENOSPC, "a limit on namespaces: see /proc/sys/user/max_*_namespaces and cgroup pids.max")
+        .hint_if(Errno::EAGAIN, "a limit on processes: RLIMIT_NPROC, pids.max or /proc/sys/kernel/pid_max")
+        .hint_if(Errno::EPERM, "new namespaces need CAP_SYS_ADMIN")
+        .context("clone the container's first process")?;
+    match (cloned, plan.shape) {
+        (Clone::Parent(child), _) => Ok(child),
+        (Clone::Child, Shape::Direct) => init::run(plan, inherited, theirs, progress),
+        (Clone::Child, Shape::Staged) => init::stage(plan, inherited, theirs, progress),
+    }
+}
+
+/// Binds the socket through the state directory's descriptor: the path of a socket may have 107 bytes, that of the
+/// directory more.
+fn listen_for_start(dir: &StateDir) -> Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let socket =
+        call!("socket(AF_UNIX, SOCK_SEQPACKET)" => socket(AddressFamily::Unix, SockType::SeqPacket, flags, None))?;
+    let path = procfs::path_of(dir.fd(), START_SOCKET);
+    let address = UnixAddr::new(&path).context("start socket")?;
+    call!("bind({path:?})" => bind(socket.as_raw_fd(), &address)).context("start socket")?;
+    let backlog = Backlog::new(1).context("start socket")?;
+    call!("listen({path:?})" => listen(&socket, backlog)).context("start socket")?;
+    Ok(socket)
+}
+
+/// The parent's side of the conversation with init.
+struct Parent<'a> {
+    plan: &'a Plan,
+    host: &'a Host,
+    dir: &'a StateDir,
+    proc: &'a Proc,
+    cgroup: &'a Handle,
+    interrupts: &'a Interrupts,
+    progress: &'a Progress,
+}
+
+impl Parent<'_> {
+    /// Answers init until it is ready.
+    fn converse(&mut self, channel: &Channel, wishes: &Wishes, undo: &mut Undo) -> Result<Option<OwnedFd>> {
+        let mut master = None;
+        let mut mapped_late = false;
+        let mut staged = self.plan.shape == Shape::Staged;
+        loop {
+            self.wait_for(channel)?;
+            let Some((message, fd)) = channel.receive()? else { return Err(self.death(undo)) };
+            match message {
+                Message::Cloned { pid } => {
+                    let pidfd = fd.context("the stager sent no pidfd")?;
+                    let stager = undo.child.replace(Child { pid: Pid::from_raw(pid), pidfd });
+                    if let Some(stager) = stager {
+                        wait(stager.pidfd.as_fd(), true)?;
+                    }
+                    staged = false;
+                    if mapped_late {
+                        self.outside(undo)?;
+                        channel.send(&Message::Go)?;
+                    }
+                }
+                // Init may speak before the stager has said who it is.
+                Message::NeedIdMap if staged => mapped_late = true,
+                Message::NeedIdMap => {
+                    self.outside(undo)?;
+                    channel.send(&Message::Go)?;
+                }
+                Message::Console(name) => {
+                    let fd = fd.context("init sent no terminal")?;
+                    match &wishes.console {
+                        Console::Socket(socket) => console::send_master(socket.as_fd(), fd.as_fd(), &name)?,
+                        Console::Keep => master = Some(fd),
+                        Console::None => {}
+                    }
+                }
+                Message::MountsDone => {
+                    undo.hooks_ran = true;
+                    self.host_hooks(undo)?;
+                    channel.send(&Message::Go)?;
+                }
+                Message::Ready => return Ok(master),
+                Message::Warning(text) => crate::log::warn(&text),
+                Message::Failed(failure) => return Err(failure.into()),
+                Message::Go => bail!("init sent Go"),
+            }
+        }
+    }
+
+    /// Waits for the next datagram, or for a signal that ends the command: that is an error like any other, and clears
+    /// up.
+    fn wait_for(&self, channel: &Channel) -> Result<()> {
+        loop {
+            let mut fds =
+                [PollFd::new(channel.fd(), PollFlags::POLLIN), PollFd::new(self.interrupts.fd(), PollFlags::POLLIN)];
+            match poll(&mut fds, PollTimeout::NONE) {
+                Err(Errno::EINTR) => continue,
+                other => call!("poll()" => other)?,
+            };
+            let [_, interrupted] = fds.map(|fd| fd.any().unwrap_or(false));
+            if interrupted && let Some(signal) = self.interrupts.next() {
+                bail!("interrupted by {signal}");
+            }
+            return Ok(());
+        }
+    }
+
+    /// What needs the host's privileges is done here, by pid, while init waits.
+    fn outside(&self, undo: &Undo) -> Result<()> {
+        let Some(child) = &undo.child else { bail!("init is gone") };
+        if let Some(map) = &self.plan.idmap {
+            idmap::write(self.proc, child.pid, map)?;
+        }
+        if let Some(score) = self.plan.process.oom_score_adj {
+            self.proc
+                .write(&format!("{}/oom_score_adj", child.pid), &score.to_string())
+                .hint_if(Errno::EACCES, "lowering it below the caller's own needs CAP_SYS_RESOURCE")
+                .context("process.oomScoreAdj")?;
+        }
+        Ok(())
+    }
+
+    fn host_hooks(&self, undo: &Undo) -> Result<()> {
+        let hooks = &self.plan.hooks;
+        if hooks.prestart.is_empty() && hooks.create_runtime.is_empty() {
+            return Ok(());
+        }
+        let pid = undo.child.as_ref().map_or(0, |child| child.pid.as_raw());
+        let state = hook_state(&self.plan.id, Status::Creating, pid, &self.plan.bundle, &self.plan.annotations);
+        hook::run_all("prestart", &hooks.prestart, &state)?;
+        hook::run_all("createRuntime", &hooks.create_runtime, &state)
+    }
+
+    /// The error for a child that is gone without a word.
+    fn death(&self, undo: &mut Undo) -> anyhow::Error {
+        let doing = self.progress.describe();
+        let exit = undo.child.take().and_then(|child| {
+            // The end of file can be seen a moment before the exit is.
+            wait(child.pidfd.as_fd(), true).ok().flatten()
+        });
+        let how = match exit {
+            Some(Exit::Signal(signal)) => {
+                let name = Signal::try_from(signal).map_or_else(|_| signal.to_string(), |s| s.to_string());
+                format!("was killed by {name}")
+            }
+            Some(Exit::Code(code)) => format!("exited with status {code}"),
+            None => "died".to_string(),
+        };
+        let error: Result<()> = Err(anyhow!("the container's init {how} while {doing}"));
+        let error = match exit {
+            Some(Exit::Signal(libc::SIGKILL)) if self.cgroup.oom_kills().is_some_and(|n| n > 0) => {
+                error.hint("the kernel's OOM killer did it: raise linux.resources.memory.limit")
+            }
+            Some(Exit::Signal(libc::SIGSYS)) => error.hint(
+                "the seccomp profile kills a call that init needs after it is loaded; with noNewPrivileges it is loaded last",
+            ),
+            _ => error,
+        };
+        error.err().unwrap_or_else(|| anyhow!("init died"))
+    }
+
+    /// Init is ready: its limits, which could have hindered the set-up, and then the record of it, which is on disk before
+    /// init is told to go on.
+    fn record(&self, child: &Child, cgroups: Vec<PathBuf>) -> Result<State> {
+        for (i, limit) in self.plan.process.rlimits.iter().enumerate() {
+            prlimit(child.pid, limit.resource, limit.soft, limit.hard)
+                .hint_if(Errno::EPERM, "raising a hard limit needs CAP_SYS_RESOURCE")
+                .with_context(|| format!("process.rlimits[{i}] {}", limit.name))?;
+        }
+        let state = State {
+            id: self.plan.id.clone(),
+            oci_version: crate::spec::OCI_VERSION.into(),
+            bundle: self.plan.bundle.clone(),
+            rootfs: self.plan.filesystem.root.clone(),
+            created: crate::time::rfc3339(crate::time::now()),
+            annotations: self.plan.annotations.clone(),
+            owner: self.host.euid,
+            init: self.proc.identify(child.pid)?,
+            cgroups,
+            private_pid_namespace: self.plan.namespaces.is_new(Kind::Pid),
+            poststart: self.plan.hooks.poststart.clone(),
+            poststop: self.plan.hooks.poststop.clone(),
+        };
+        self.dir.save_state(&state)?;
+        Ok(state)
+    }
+
+    fn hand_over(&self, child: &Child, wishes: &Wishes) -> Result<()> {
+        if let Some(socket) = &wishes.pidfd_socket {
+            // runc's payload for a container's init.
+            crate::sys::socket::send(socket.as_fd(), b"standard", Some(child.pidfd.as_fd()))
+                .context("--pidfd-socket")?;
+        }
+        if let Some(path) = &wishes.pid_file {
+            write_pid_file(path, child.pid).with_context(|| format!("--pid-file {path:?}"))?;
+        }
+        Ok(())
+    }
+}
+
+/// The decimal pid without a newline (go-runc parses the whole file), in one rename: a reader never sees half of it.
+fn write_pid_file(path: &Path, pid: Pid) -> Result<()> {
+    let name = path.file_name().context("names no file")?;
+    let temporary = path.with_file_name(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
+    let open = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o666)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
+        .open(&temporary);
+    open?.write_all(pid.to_string().as_bytes())?;
+    std::fs::rename(&temporary, path).inspect_err(|_| {
+        // The rename's error is the one to report.
+        drop(std::fs::remove_file(&temporary));
+    })?;
+    Ok(())
+}
+
+/// What a failing `create` has to take back.
+#[derive(Default)]
+struct Undo {
+    child: Option<Child>,
+    cgroups: Vec<PathBuf>,
+    hooks_ran: bool,
+}
+
+impl Undo {
+    fn unwind(self, plan: &Plan, dir: &StateDir) {
+        if let Some(child) = &self.child {
+            // Dead already is as good.
+            drop(pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL));
+            drop(wait(child.pidfd.as_fd(), true));
+        }
+        let cleared = destroy::clear_cgroups(&self.cgroups).and_then(|()| dir.remove());
+        if let Err(e) = cleared {
+            crate::log::warn(&format!("clearing up after the failure: {}", crate::error::one_line(&e)));
+        }
+        if self.hooks_ran {
+            let state = hook_state(&plan.id, Status::Stopped, 0, &plan.bundle, &plan.annotations);
+            destroy::poststop(&plan.hooks.poststop, &state);
+        }
+    }
+}

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Releasing init, and hearing whether its execve worked: runc's FIFO cannot say.
+
+use std::os::fd::{AsFd, AsRawFd};
+
+use anyhow::{Context, Result, anyhow, bail};
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+
+use crate::error::ResultExt;
+use crate::kernel::hook;
+use crate::kernel::procfs::{self, Proc};
+use crate::process::channel::{Channel, Message};
+use crate::state::{START_SOCKET, State, StateDir, Status, hook_state};
+use crate::sys::call;
+use crate::sys::process::pidfd_send_signal;
+
+/// Starts the container's program and runs the poststart hooks. Returns when the program runs.
+pub fn start(dir: &StateDir, state: &State, proc: &Proc) -> Result<()> {
+    match state.status(proc)? {
+        Status::Created => {}
+        Status::Running => bail!("cannot start an already running container"),
+        Status::Paused => bail!("cannot start a paused container"),
+        Status::Stopped => bail!("cannot start a container that has stopped"),
+        Status::Creating => bail!("cannot start a container that is being created"),
+    }
+    release(dir, state, proc)?;
+    if state.poststart.is_empty() {
+        return Ok(());
+    }
+    let text = hook_state(&state.id, Status::Running, state.init.pid, &state.bundle, &state.annotations);
+    hook::run_all("poststart", &state.poststart, &text).inspect_err(|_| {
+        // runtime.md#lifecycle: a failing poststart hook stops the container.
+        if let Ok(Some(found)) = proc.find(&state.init) {
+            drop(pidfd_send_signal(found.pidfd.as_fd(), libc::SIGKILL));
+        }
+    })
+}
+
+fn release(dir: &StateDir, state: &State, proc: &Proc) -> Result<()> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let socket =
+        call!("socket(AF_UNIX, SOCK_SEQPACKET)" => socket(AddressFamily::Unix, SockType::SeqPacket, flags, None))?;
+    let path = procfs::path_of(dir.fd(), START_SOCKET);
+    let address = UnixAddr::new(&path).context("start socket")?;
+    call!("connect({path:?})" => connect(socket.as_raw_fd(), &address))
+        .hint_if(Errno::ECONNREFUSED, "init does not listen any more: it has died or has been started")
+        .context("start socket")?;
+    let channel = Channel::from(socket);
+    channel.send(&Message::Go).context("init has died")?;
+    match channel.receive()? {
+        Some((Message::Failed(failure), _)) => Err(failure.into()),
+        Some((other, _)) => bail!("init answered {other:?}"),
+        None => died_before_execve(state, proc),
+    }
+}
+
+/// End of file means that execve has closed the connection, or that init died on the way to it.
+fn died_before_execve(state: &State, proc: &Proc) -> Result<()> {
+    match proc.find(&state.init)? {
+        Some(found) if found.stat.has_not_execed() => {
+            let error: Result<()> = Err(anyhow!("the container's init died before its program ran"));
+            error.hint("a seccomp profile that kills execve, or a memory limit, does that")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The state directory of a container that is to be changed, locked, with its state.
+pub fn open_locked(root: &crate::state::Root, id: &str) -> Result<(StateDir, crate::state::Lock)> {
+    let dir = root.container(id)?;
+    let lock = dir.lock()?;
+    if !dir.exists() {
+        bail!("container {id} does not exist");
+    }
+    Ok((dir, lock))
+}

@@ -1,0 +1,566 @@
+// SPDX-License-Identifier: Apache-2.0
+use serde_json::{Value, json};
+
+use super::policy::{Data, Policy};
+use super::*;
+
+const VECTORS: &str = include_str!("../../specs/vectors/seccomp.json");
+const DOCKER: &str = include_str!("../../specs/vectors/docker-seccomp.json");
+
+fn section(profile: Value) -> LinuxSeccomp {
+    serde_json::from_value(profile).unwrap()
+}
+
+fn try_compile(native: Arch, section: &LinuxSeccomp) -> (Option<Compiled>, Problems) {
+    let mut problems = Problems::default();
+    let compiled = compile_for(native, section, &mut problems);
+    assert_eq!(compiled.is_none(), !problems.errors.is_empty(), "{problems}");
+    (compiled, problems)
+}
+
+fn program(profile: Value) -> Vec<Instruction> {
+    let (compiled, problems) = try_compile(Arch::X86_64, &section(profile));
+    compiled.unwrap_or_else(|| panic!("{problems}")).program
+}
+
+/// The paths of the faults of a profile, or of its warnings if there are none.
+fn paths(profile: Value) -> Vec<String> {
+    let (compiled, problems) = try_compile(Arch::X86_64, &section(profile));
+    let found = if compiled.is_some() { problems.warnings } else { problems.errors };
+    found.into_iter().map(|problem| problem.path).collect()
+}
+
+fn policy(native: Arch, section: &LinuxSeccomp) -> Policy {
+    let mut problems = Problems::default();
+    let profile = profile::Profile::from_oci(section, native, &mut problems);
+    lower::lower(&profile, &mut problems)
+}
+
+/// Runs a program on a call; the answer as the vectors write it.
+fn answer(program: &[Instruction], arch: Arch, number: u32, args: [u64; 6]) -> String {
+    let code = simulate::run(program, &Data { arch: arch.audit(), number, args }).unwrap().code;
+    let data = code & libc::SECCOMP_RET_DATA;
+    match code & libc::SECCOMP_RET_ACTION_FULL {
+        libc::SECCOMP_RET_KILL_PROCESS => "KILL_PROCESS".into(),
+        libc::SECCOMP_RET_KILL_THREAD => "KILL_THREAD".into(),
+        libc::SECCOMP_RET_TRAP => "TRAP".into(),
+        libc::SECCOMP_RET_ERRNO => format!("ERRNO({data})"),
+        libc::SECCOMP_RET_USER_NOTIF => "NOTIFY".into(),
+        libc::SECCOMP_RET_TRACE => format!("TRACE({data})"),
+        libc::SECCOMP_RET_LOG => "LOG".into(),
+        libc::SECCOMP_RET_ALLOW => "ALLOW".into(),
+        other => panic!("{other:x}"),
+    }
+}
+
+/// xorshift64*: the tests are the same on every run.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[usize::try_from(self.next() >> 33).unwrap() % from.len()]
+    }
+}
+
+/// All expectations are met, those marked as another implementation's policy or bug included.
+#[test]
+fn the_vectors() {
+    let vectors: Vec<Value> = serde_json::from_str(VECTORS).unwrap();
+    let mut calls = 0;
+    for vector in &vectors {
+        let id = vector["id"].as_str().unwrap();
+        // A flag that does not exist never gets past the parser.
+        let parsed: Result<LinuxSeccomp, _> = serde_json::from_value(vector["profile"].clone());
+        let compiled = parsed.ok().and_then(|section| try_compile(Arch::X86_64, &section).0);
+        for call in vector["calls"].as_array().unwrap() {
+            calls += 1;
+            let expected = call["expected"].as_str().unwrap();
+            let Some(compiled) = &compiled else {
+                assert_eq!(expected, "CREATE_FAILS", "{id}");
+                continue;
+            };
+            let arch = match call["arch"].as_str().unwrap() {
+                "x86_64" => Arch::X86_64,
+                "x86" => Arch::X86,
+                other => panic!("{other}"),
+            };
+            let number = u32::try_from(call["nr"].as_i64().unwrap() & 0xffff_ffff).unwrap();
+            let mut args = [0; 6];
+            for (arg, text) in args.iter_mut().zip(call["args"].as_array().unwrap()) {
+                *arg = u64::from_str_radix(text.as_str().unwrap().strip_prefix("0x").unwrap(), 16).unwrap();
+            }
+            assert_eq!(answer(&compiled.program, arch, number, args), expected, "{id} {number} {args:x?}");
+        }
+    }
+    assert!(vectors.len() >= 36 && calls >= 60, "{} {calls}", vectors.len());
+}
+
+#[test]
+fn docker_s_profile_is_small_and_quick_to_execute() {
+    let section: LinuxSeccomp = serde_json::from_str(DOCKER).unwrap();
+    let (compiled, problems) = try_compile(Arch::X86_64, &section);
+    let compiled = compiled.unwrap();
+    assert_eq!(problems, Problems::default(), "a profile everybody uses must not be nagged about");
+    assert!(compiled.program.len() <= 600, "{}", compiled.program.len());
+    assert_eq!((compiled.flags.as_slice(), compiled.notifies), ([FilterFlag::SpecAllow].as_slice(), false));
+    let most = (0..500).map(|number| {
+        let data = Data { arch: Arch::X86_64.audit(), number, args: [41, 0, 0, 0, 0, 0] };
+        simulate::run(&compiled.program, &data).unwrap().executed
+    });
+    assert!(most.max() <= Some(40));
+    for (arch, number, args, expected) in [
+        (Arch::X86_64, 0, [0; 6], "ALLOW"),
+        (Arch::X86_64, 41, [39, 0, 0, 0, 0, 0], "ALLOW"),
+        (Arch::X86_64, 41, [40, 0, 0, 0, 0, 0], "ERRNO(1)"),
+        (Arch::X86_64, 41, [38, 0, 0, 0, 0, 0], "ERRNO(1)"),
+        (Arch::X86_64, 56, [0x1_1000_0000, 0, 0, 0, 0, 0], "ERRNO(1)"),
+        (Arch::X86_64, 56, [0x0120_0011, 0, 0, 0, 0, 0], "ALLOW"),
+        (Arch::X86_64, 435, [0; 6], "ERRNO(38)"),
+        (Arch::X86_64, 135, [0x2_0008, 0, 0, 0, 0, 0], "ALLOW"),
+        (Arch::X86_64, 135, [1, 0, 0, 0, 0, 0], "ERRNO(1)"),
+        (Arch::X86_64, 250, [0; 6], "ERRNO(1)"),
+        (Arch::X86_64, 900, [0; 6], "ERRNO(38)"),
+        (Arch::X86_64, 0x4000_0000, [0; 6], "ALLOW"),
+        (Arch::X86_64, 0x4000_0fff, [0; 6], "ERRNO(38)"),
+        (Arch::X86_64, u32::MAX, [0; 6], "ERRNO(1)"),
+        (Arch::X86, 4, [0; 6], "ALLOW"),
+        (Arch::X86, 102, [1, 0, 0, 0, 0, 0], "ALLOW"),
+        (Arch::Aarch64, 0, [0; 6], "KILL_THREAD"),
+    ] {
+        assert_eq!(answer(&compiled.program, arch, number, args), expected, "{arch:?} {number} {args:x?}");
+    }
+}
+
+#[test]
+fn the_check_notices_an_instruction_that_was_changed() {
+    let section: LinuxSeccomp = serde_json::from_str(DOCKER).unwrap();
+    let program = try_compile(Arch::X86_64, &section).0.unwrap().program;
+    let policy = policy(Arch::X86_64, &section);
+    assert_eq!(codegen::check(&policy, &program), Ok(()));
+    let mut unnoticed = 0;
+    for at in 0..program.len() {
+        for change in [
+            |i: &mut Instruction| i.k ^= 4,
+            |i: &mut Instruction| i.k = i.k.wrapping_add(4),
+            |i: &mut Instruction| (i.jt, i.jf) = (i.jf, i.jt),
+        ] {
+            let mut wrong = program.clone();
+            change(&mut wrong[at]);
+            // A few changes alter nothing, since the profile's rules for socket overlap.
+            if codegen::check(&policy, &wrong).is_ok() {
+                // Numbers with conditions on either architecture: socket, clone, personality.
+                let checked = [41, 56, 120, 135, 136, 359];
+                for arch in [Arch::X86_64, Arch::X86] {
+                    for number in (0..500).flat_map(|number| [number, arch::X32_BIT | number]) {
+                        let most = if checked.contains(&(number & 0xfff)) { 50 } else { 1 };
+                        for arg in (0..most).chain([0x2_0000, 0x2_0008, 0x7e02_0000, u64::MAX]) {
+                            for arg in [arg, arg | 1 << 32, arg | 5 << 32] {
+                                let data = Data { arch: arch.audit(), number, args: [arg; 6] };
+                                let same = simulate::run(&wrong, &data).map(|outcome| outcome.code);
+                                assert_eq!(
+                                    same,
+                                    Some(policy.decide(&data).code()),
+                                    "{at}: {:?} {data:x?}",
+                                    program[at]
+                                );
+                            }
+                        }
+                    }
+                }
+                unnoticed += usize::from(wrong != program);
+            }
+        }
+    }
+    assert!(unnoticed < 20, "{unnoticed}");
+}
+
+#[test]
+fn every_architecture_compiles_and_the_program_agrees_with_the_policy_on_every_number() {
+    let mut section: LinuxSeccomp = serde_json::from_str(DOCKER).unwrap();
+    section.set_architectures(None);
+    for native in Arch::ALL {
+        let (compiled, problems) = try_compile(native, &section);
+        let program = compiled.unwrap_or_else(|| panic!("{problems}")).program;
+        let policy = policy(native, &section);
+        let getppid = native.number(arch::Call::find("getppid").unwrap()).unwrap();
+        assert_eq!(answer(&program, native, getppid, [0; 6]), "ALLOW", "{native:?}");
+        assert_eq!(answer(&program, native, getppid | 900, [0; 6]), "ERRNO(38)", "{native:?}");
+        for base in [0, arch::X32_BIT, arch::ARM_PRIVATE, u32::MAX - 599] {
+            for number in (0..600).map(|i| base + i) {
+                for arg in [0, 1, 38, 39, 40, 41, 0x2_0008, 0x1000_0000, 0x7e02_0000, u64::MAX] {
+                    let data = Data { arch: native.audit(), number, args: [arg; 6] };
+                    let code = simulate::run(&program, &data).unwrap().code;
+                    assert_eq!(code, policy.decide(&data).code(), "{native:?} {number} {arg:x}");
+                }
+            }
+        }
+        for other in Arch::ALL.iter().filter(|other| other.audit() != native.audit()) {
+            assert_eq!(answer(&program, *other, 0, [0; 6]), "KILL_THREAD");
+        }
+    }
+}
+
+const OPERATORS: [&str; 7] =
+    ["SCMP_CMP_EQ", "SCMP_CMP_NE", "SCMP_CMP_LT", "SCMP_CMP_LE", "SCMP_CMP_GT", "SCMP_CMP_GE", "SCMP_CMP_MASKED_EQ"];
+const VALUES: [u64; 9] =
+    [0, 5, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff, 0x1_0000_0000, 0x1_0000_0001, 0xffff_ffff_0000_0000, u64::MAX];
+
+/// A condition as the specification words it, for a program that compares 64 bits. Independent of [`policy`].
+fn holds(arg: &Value, args: [u64; 6]) -> bool {
+    let (value, two) = (arg["value"].as_u64().unwrap(), arg["valueTwo"].as_u64().unwrap_or(0));
+    let actual = args[usize::try_from(arg["index"].as_u64().unwrap()).unwrap()];
+    match arg["op"].as_str().unwrap() {
+        "SCMP_CMP_EQ" => actual == value,
+        "SCMP_CMP_NE" => actual != value,
+        "SCMP_CMP_LT" => actual < value,
+        "SCMP_CMP_LE" => actual <= value,
+        "SCMP_CMP_GT" => actual > value,
+        "SCMP_CMP_GE" => actual >= value,
+        _ => actual & value == two & value,
+    }
+}
+
+#[test]
+fn every_pair_of_operators_as_two_rules_and_as_one() {
+    let condition = |index: u32, op: &str, value: u64| json!({"index": index, "op": op, "value": value, "valueTwo": 5});
+    let points: Vec<u64> =
+        VALUES.iter().flat_map(|v| [v.wrapping_sub(1), *v, v.wrapping_add(1)]).chain([0x5_0000_0005]).collect();
+    for (a, b) in OPERATORS.iter().flat_map(|a| OPERATORS.map(|b| (*a, b))) {
+        for (v, w) in VALUES.iter().flat_map(|v| VALUES.map(|w| (*v, w))) {
+            let (first, second) = (condition(0, a, v), condition(0, b, w));
+            let deny = |args: Value| json!({"names": ["getppid"], "action": "SCMP_ACT_TRAP", "args": args});
+            let or = program(json!({"defaultAction": "SCMP_ACT_ALLOW",
+                "syscalls": [deny(json!([&first])), deny(json!([&second]))]}));
+            let third = condition(3, b, w);
+            let and = program(json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [deny(json!([&first, &third]))]}));
+            for (i, &point) in points.iter().enumerate() {
+                let args = [point, 0, 0, points[(i * 7 + 3) % points.len()], 0, 0];
+                let verdict = |deny: bool| if deny { "TRAP" } else { "ALLOW" };
+                let either = holds(&first, args) || holds(&second, args);
+                assert_eq!(answer(&or, Arch::X86_64, 110, args), verdict(either), "{first} or {second}: {point:x}");
+                let both = holds(&first, args) && holds(&third, args);
+                assert_eq!(answer(&and, Arch::X86_64, 110, args), verdict(both), "{first} and {third}: {args:x?}");
+            }
+        }
+    }
+}
+
+/// Random profiles: the emitted program against the policy, and the policy on x86_64 against the profile's text
+/// wherever the rules that match agree on the action.
+#[test]
+fn random_profiles_agree_with_their_policy_and_their_text() {
+    const NAMES: [(&str, u32); 6] =
+        [("getppid", 110), ("socket", 41), ("semop", 65), ("clone3", 435), ("personality", 135), ("mseal", 462)];
+    const ACTIONS: [(&str, Option<u32>); 6] = [
+        ("SCMP_ACT_ALLOW", None),
+        ("SCMP_ACT_ERRNO", Some(71)),
+        ("SCMP_ACT_ERRNO", Some(72)),
+        ("SCMP_ACT_LOG", None),
+        ("SCMP_ACT_TRAP", None),
+        ("SCMP_ACT_KILL_PROCESS", None),
+    ];
+    const ARCHES: [&str; 8] = [
+        "SCMP_ARCH_X86_64",
+        "SCMP_ARCH_X86",
+        "SCMP_ARCH_X32",
+        "SCMP_ARCH_AARCH64",
+        "SCMP_ARCH_ARM",
+        "SCMP_ARCH_RISCV64",
+        "SCMP_ARCH_PPC64LE",
+        "SCMP_ARCH_LOONGARCH64",
+    ];
+    let mut random = Random(0x6f72_6c6f_7000_0001);
+    let (mut compared, mut read) = (0, 0);
+    for _ in 0..1500 {
+        let mut entries = Vec::new();
+        for _ in 0..1 + random.next() % 7 {
+            let (action, errno) = random.pick(&ACTIONS);
+            let mut indices = [0, 1, 2, 3, 4, 5];
+            indices.rotate_left(usize::try_from(random.next() % 6).unwrap());
+            let count = usize::try_from(random.next() % 4).unwrap();
+            let args: Vec<Value> = indices[..count]
+                .iter()
+                .map(|index| {
+                    let value = random.pick(&VALUES).wrapping_add(random.next() % 3);
+                    let two = random.pick(&VALUES);
+                    json!({"index": index, "op": random.pick(&OPERATORS), "value": value, "valueTwo": two})
+                })
+                .collect();
+            let names: Vec<_> = (0..1 + random.next() % 3).map(|_| random.pick(&NAMES).0).collect();
+            let mut entry = json!({"names": names, "action": action, "args": args});
+            if let Some(errno) = errno {
+                entry["errnoRet"] = json!(errno);
+            }
+            entries.push(entry);
+        }
+        let arches: Vec<_> = (0..random.next() % 4).map(|_| random.pick(&ARCHES)).collect();
+        let (default, errno) = random.pick(&ACTIONS);
+        let mut profile = json!({"defaultAction": default, "architectures": arches, "syscalls": entries});
+        if let Some(errno) = errno {
+            profile["defaultErrnoRet"] = json!(errno);
+        }
+        let section = section(profile.clone());
+        let (Some(compiled), _) = try_compile(Arch::X86_64, &section) else {
+            // Contradictory, which is tested elsewhere.
+            continue;
+        };
+        let policy = policy(Arch::X86_64, &section);
+        for _ in 0..100 {
+            let args: [u64; 6] = std::array::from_fn(|_| random.pick(&VALUES).wrapping_add(random.next() % 4));
+            let arch = random.pick(&Arch::ALL);
+            let (name, x86_64) = random.pick(&NAMES);
+            let call = arch::Call::find(name).unwrap();
+            let number = match random.next() % 4 {
+                0 => u32::try_from(random.next() % 500).unwrap(),
+                1 => arch.multiplexed(call).map_or(x86_64, |(number, _)| number),
+                _ => arch.number(call).unwrap_or(x86_64),
+            };
+            let data = Data { arch: arch.audit(), number, args };
+            let decided = policy.decide(&data);
+            let code = simulate::run(&compiled.program, &data).unwrap().code;
+            assert_eq!(code, decided.code(), "{arch:?} {number} {args:x?}\n{profile}");
+            compared += 1;
+
+            if data.arch == Arch::X86_64.audit() && number == x86_64 {
+                let effective = || {
+                    entries.iter().filter(|e| {
+                        let default = (e["action"] == profile["defaultAction"])
+                            && (e.get("errnoRet") == profile.get("defaultErrnoRet"));
+                        !default && e["names"].as_array().unwrap().iter().any(|n| n == name)
+                    })
+                };
+                let conditions = |e: &Value| e["args"].as_array().unwrap().clone();
+                let tautology = |a: &Value| a["op"] == "SCMP_CMP_MASKED_EQ" && a["value"] == 0;
+                let unconditional = effective().find(|e| conditions(e).iter().all(tautology));
+                let mut matching: Vec<_> =
+                    effective().filter(|e| conditions(e).iter().all(|a| holds(a, args))).collect();
+                if let Some(first) = unconditional {
+                    matching = vec![first];
+                }
+                let same =
+                    |e: &&Value| e["action"] == matching[0]["action"] && e["errnoRet"] == matching[0]["errnoRet"];
+                if matching.iter().all(same) {
+                    let newest = entries
+                        .iter()
+                        .flat_map(|e| e["names"].as_array().unwrap())
+                        .filter_map(|n| NAMES.iter().find(|(name, _)| n == name).map(|(_, number)| *number));
+                    let permissive = ["SCMP_ACT_ALLOW", "SCMP_ACT_LOG"].contains(&default);
+                    let (action, errno) = match matching.first() {
+                        Some(e) => (e["action"].as_str().unwrap(), e["errnoRet"].as_u64()),
+                        None if !permissive && newest.max() < Some(number) => ("SCMP_ACT_ERRNO", Some(38)),
+                        None => (default, errno.map(u64::from)),
+                    };
+                    let expected = action.strip_prefix("SCMP_ACT_").unwrap().to_string();
+                    let expected = errno.map_or(expected.clone(), |errno| format!("{expected}({errno})"));
+                    assert_eq!(
+                        answer(&compiled.program, arch, number, args),
+                        expected,
+                        "{number} {args:x?}\n{profile}"
+                    );
+                    read += 1;
+                }
+            }
+        }
+    }
+    assert!(compared > 100_000 && read > 5_000, "{compared} {read}");
+}
+
+#[test]
+fn faults_name_the_member() {
+    let one = |entry: Value| paths(json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [entry]}));
+    let arg = json!([{"index": 0, "op": "SCMP_CMP_EQ", "value": 1}, {"index": 6, "op": "SCMP_CMP_EQ", "value": 1}]);
+    assert_eq!(
+        one(json!({"names": ["read"], "action": "SCMP_ACT_TRAP", "args": arg})),
+        ["linux.seccomp.syscalls[0].args[1].index"]
+    );
+    assert_eq!(one(json!({"names": [], "action": "SCMP_ACT_TRAP"})), ["linux.seccomp.syscalls[0].names"]);
+    for (action, errno) in [("SCMP_ACT_ERRNO", 4096), ("SCMP_ACT_TRACE", 65536), ("SCMP_ACT_LOG", 1)] {
+        let found = one(json!({"names": ["read"], "action": action, "errnoRet": errno}));
+        assert_eq!(found, ["linux.seccomp.syscalls[0].errnoRet"], "{action}");
+    }
+    assert_eq!(
+        paths(json!({"defaultAction": "SCMP_ACT_KILL", "defaultErrnoRet": 1})),
+        ["linux.seccomp.defaultErrnoRet"]
+    );
+    assert_eq!(
+        paths(json!({"defaultAction": "SCMP_ACT_NOTIFY", "listenerPath": "/l"})),
+        ["linux.seccomp.defaultAction", "linux.seccomp.listenerPath"][..1]
+    );
+    assert_eq!(one(json!({"names": ["read"], "action": "SCMP_ACT_NOTIFY"})), ["linux.seccomp.syscalls[0].action"]);
+    assert_eq!(
+        paths(json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerMetadata": "m"})),
+        ["linux.seccomp.listenerMetadata"]
+    );
+    // All at once, and a warning beside them.
+    let entry = json!({"names": ["no_such_call"], "action": "SCMP_ACT_TRAP", "errnoRet": 1});
+    let (_, problems) = try_compile(
+        Arch::X86_64,
+        &section(json!({"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 5000, "syscalls": [entry]})),
+    );
+    let errors: Vec<_> = problems.errors.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        errors,
+        [
+            "config.json: linux.seccomp.defaultErrnoRet: 5000 is above 4095, the highest for SCMP_ACT_ERRNO",
+            "config.json: linux.seccomp.syscalls[0].errnoRet: SCMP_ACT_TRAP returns no error number",
+        ]
+    );
+    assert_eq!(problems.warnings[0].path, "linux.seccomp.syscalls[0].names[0]");
+}
+
+#[test]
+fn rules_that_cannot_do_what_they_say_are_warned_of() {
+    let trap = |args: Value| json!({"names": ["socket"], "action": "SCMP_ACT_TRAP", "args": args});
+    let log = |args: Value| json!({"names": ["socket"], "action": "SCMP_ACT_LOG", "args": args});
+    let is = |index: u32, op: &str, value: u64| json!({"index": index, "op": op, "value": value});
+    let two = |a: Value, b: Value| {
+        let mut problems = Problems::default();
+        compile(&section(json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [a, b]})), &mut problems);
+        problems
+            .errors
+            .iter()
+            .chain(&problems.warnings)
+            .map(|p| format!("{}: {}", p.path, p.message))
+            .collect::<Vec<_>>()
+    };
+    let none: [&str; 0] = [];
+    assert_eq!(two(trap(json!([is(0, "SCMP_CMP_LT", 5)])), log(json!([is(0, "SCMP_CMP_GE", 5)]))), none);
+    assert_eq!(
+        two(trap(json!([is(0, "SCMP_CMP_LT", 6)])), log(json!([is(0, "SCMP_CMP_EQ", 5)]))),
+        ["linux.seccomp.syscalls[0]: overlaps with syscalls[1] for socket; where both match, that one decides"]
+    );
+    assert_eq!(
+        two(trap(json!([is(0, "SCMP_CMP_LT", 6)])), log(json!([]))),
+        ["linux.seccomp.syscalls[0]: never applies to socket: syscalls[1] decides it whatever the arguments are"]
+    );
+    assert_eq!(
+        two(trap(json!([is(0, "SCMP_CMP_LT", 6)])), log(json!([is(0, "SCMP_CMP_LT", 6)]))),
+        ["linux.seccomp.syscalls[1]: has the same conditions for socket as syscalls[0] but another action"]
+    );
+    assert_eq!(
+        two(trap(json!([])), json!({"names": ["socket"], "action": "SCMP_ACT_ALLOW"})),
+        ["linux.seccomp.syscalls[1]: is ignored, since its action is the default one; it makes no exception from \
+          syscalls[0] for socket"]
+    );
+    assert_eq!(
+        paths(json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls":
+        [trap(json!([is(0, "SCMP_CMP_GE", 1), is(0, "SCMP_CMP_LE", 2)]))]})),
+        ["linux.seccomp.syscalls[0].args"]
+    );
+    // socketcall's first argument is the subcode, so that the condition cannot be kept there.
+    assert_eq!(
+        paths(json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86", "SCMP_ARCH_S390X"],
+        "syscalls": [trap(json!([is(0, "SCMP_CMP_EQ", 1)]))]})),
+        ["linux.seccomp.architectures[1]", "linux.seccomp.syscalls[0].args"]
+    );
+}
+
+#[test]
+fn ipc_is_denied_whatever_version_the_caller_adds_to_the_subcode() {
+    let program = program(json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86"],
+        "syscalls": [{"names": ["shmat"], "action": "SCMP_ACT_TRAP"}]}));
+    assert_eq!(answer(&program, Arch::X86, 117, [21, 0, 0, 0, 0, 0]), "TRAP");
+    assert_eq!(answer(&program, Arch::X86, 117, [0x1_0015, 0, 0, 0, 0, 0]), "TRAP");
+    assert_eq!(answer(&program, Arch::X86, 117, [22, 0, 0, 0, 0, 0]), "ALLOW");
+    assert_eq!(answer(&program, Arch::X86, 397, [0; 6]), "TRAP");
+}
+
+#[test]
+fn newer_calls_get_enosys_but_holes_and_arm_s_private_calls_the_default() {
+    let section = section(json!({"defaultAction": "SCMP_ACT_KILL_PROCESS",
+        "syscalls": [{"names": ["read", "mseal", "set_tls"], "action": "SCMP_ACT_ALLOW"}]}));
+    for native in [Arch::X86_64, Arch::Arm, Arch::Riscv64] {
+        let program = try_compile(native, &section).0.unwrap().program;
+        for (number, expected) in [
+            (462, "ALLOW"),
+            (463, "ERRNO(38)"),
+            (100_000, "ERRNO(38)"),
+            (461, "KILL_PROCESS"),
+            (u32::MAX, "KILL_PROCESS"),
+        ] {
+            assert_eq!(answer(&program, native, number, [0; 6]), expected, "{native:?} {number}");
+        }
+    }
+    let arm = try_compile(Arch::Arm, &section).0.unwrap().program;
+    assert_eq!(answer(&arm, Arch::Arm, 0xf_0005, [0; 6]), "ALLOW");
+    assert_eq!(answer(&arm, Arch::Arm, 0xf_0002, [0; 6]), "KILL_PROCESS");
+    assert_eq!(answer(&arm, Arch::Arm, 0xe_ffff, [0; 6]), "ERRNO(38)");
+}
+
+#[test]
+fn a_program_of_4096_instructions_is_the_longest() {
+    // Each rule takes four instructions; odd values so that no two share any.
+    let with = |rules: u64| {
+        let entry = |i: u64| {
+            let arg = json!([{"index": 0, "op": "SCMP_CMP_EQ", "value": i << 32 | i}]);
+            json!({"names": ["getppid"], "action": "SCMP_ACT_TRAP", "args": arg})
+        };
+        let entries: Vec<_> = (0..rules).map(entry).collect();
+        section(json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": entries}))
+    };
+    let longest = (900..1024).rev().find_map(|rules| try_compile(Arch::X86_64, &with(rules)).0).unwrap();
+    assert!((4090..=4096).contains(&longest.program.len()), "{}", longest.program.len());
+    let last = longest.program.last().unwrap();
+    assert_eq!(last.code, simulate::RETURN);
+    let problems = try_compile(Arch::X86_64, &with(3000)).1;
+    assert_eq!(problems.errors[0].path, "linux.seccomp");
+    assert!(problems.errors[0].message.contains("the kernel takes 4096"), "{problems}");
+}
+
+#[test]
+fn flags_and_listener() {
+    let notify = json!([{"names": ["mount"], "action": "SCMP_ACT_NOTIFY"}]);
+    let flags = json!(["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV", "SECCOMP_FILTER_FLAG_LOG"]);
+    let mut profile = json!({"defaultAction": "SCMP_ACT_ALLOW", "flags": flags, "syscalls": notify,
+        "listenerPath": "/run/agent.sock", "listenerMetadata": "m"});
+    let compiled = try_compile(Arch::X86_64, &section(profile.clone())).0.unwrap();
+    assert!(compiled.notifies);
+    assert_eq!(compiled.flags.iter().map(|flag| flag.bit()).sum::<u32>(), 2 | 32);
+    assert_eq!(compiled.listener, Some(Listener { path: "/run/agent.sock".into(), metadata: Some("m".into()) }));
+    assert_eq!(answer(&compiled.program, Arch::X86_64, 165, [0; 6]), "NOTIFY");
+
+    // Without a call to be notified of there is no listener for that flag to apply to.
+    profile["syscalls"] = json!([]);
+    assert_eq!(paths(profile.clone()), ["linux.seccomp.listenerPath", "linux.seccomp.flags[1]"]);
+    let compiled = try_compile(Arch::X86_64, &section(profile)).0.unwrap();
+    assert_eq!((compiled.flags.as_slice(), compiled.notifies), ([FilterFlag::Log].as_slice(), false));
+    let empty = try_compile(Arch::X86_64, &section(json!({"defaultAction": "SCMP_ACT_ALLOW", "flags": []})));
+    assert!(empty.0.unwrap().flags.is_empty());
+}
+
+#[test]
+fn a_compiled_filter_is_dumped_as_words() {
+    let compiled = try_compile(Arch::Aarch64, &section(json!({"defaultAction": "SCMP_ACT_ALLOW"}))).0.unwrap();
+    assert_eq!(
+        serde_json::to_value(&compiled).unwrap(),
+        json!({
+            "program": {"instructions": 5, "words":
+                "0020000000000004 00150002c00000b7 0020000000000000 000600007fff0000 0006000000000000"},
+            "flags": ["SECCOMP_FILTER_FLAG_SPEC_ALLOW"], "listener": null, "notifies": false,
+        })
+    );
+}
+
+/// Prints how long Docker's profile takes: `cargo test --release -- --ignored --nocapture compile_time`.
+#[test]
+#[ignore = "a measurement"]
+fn compile_time() {
+    let section: LinuxSeccomp = serde_json::from_str(DOCKER).unwrap();
+    let mut times: Vec<_> = (0..2000)
+        .map(|_| {
+            let start = std::time::Instant::now();
+            std::hint::black_box(try_compile(Arch::X86_64, &section));
+            start.elapsed()
+        })
+        .collect();
+    times.sort();
+    let length = try_compile(Arch::X86_64, &section).0.unwrap().program.len();
+    println!("{length} instructions, {:?} at best, {:?} median, {:?} at worst", times[0], times[1000], times[1999]);
+}
