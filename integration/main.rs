@@ -1,1 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
+//! Tests of the real binary on real bundles, as root. The same tests run on Debian's runc and crun with
+//! `RUNTIME_UNDER_TEST=runc|crun`: a test that the peers fail is suspect, and says why when it is right.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking, works on its own directories and is not a container"
+)]
+
+mod bundles;
+mod capabilities;
+mod cgroup;
+mod devices;
+mod errors;
+mod examples;
+mod golden;
+mod harness;
+mod hooks;
+mod lifecycle;
+mod mounts;
+mod namespaces;
+mod paths;
+mod process;
+mod robustness;
+mod seccomp;
+mod security;
+mod specs;
+mod trace;
+mod tty;
+mod userns;
+mod vectors;

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A runtime that is killed at any point, raced by itself, or handed broken state leaves something that one
+//! `delete --force` clears. Labels like E07 are those of our list of failure modes.
+
+use std::fs;
+use std::thread;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::harness::{Bundle, Flavor, Running, flavor, runtime};
+use crate::{orlop_only, peer_differs};
+
+#[test]
+fn e07_of_eight_creates_of_one_id_exactly_one_wins() {
+    peer_differs!("runc", "1.1.5 takes the id only late in create, and a loser may undo the winner");
+    for _ in 0..3 {
+        let bundle = Bundle::new().args(["/probe", "wait"]);
+        bundle.write_config();
+        let dir = bundle.dir.to_str().unwrap();
+        let all: Vec<Running> = (0..8).map(|_| bundle.call(["create", "--bundle", dir, &bundle.id]).start()).collect();
+        let outs: Vec<_> = all.into_iter().map(Running::output).collect();
+        let won = outs.iter().filter(|o| o.status.success()).count();
+        assert_eq!(won, 1, "{outs:#?}");
+        assert_eq!(bundle.state()["status"], "created");
+        bundle.start();
+        bundle.delete_force().ok();
+        bundle.check_clean();
+    }
+}
+
+#[test]
+fn e43_of_four_starts_exactly_one_wins() {
+    peer_differs!("runc", "a loser may hang on the FIFO");
+    peer_differs!("crun", "losers may succeed");
+    let bundle = Bundle::new().args(["/probe", "wait"]);
+    bundle.create();
+    let all: Vec<Running> = (0..4).map(|_| bundle.call(["start", &bundle.id]).start()).collect();
+    let outs: Vec<_> = all.into_iter().map(Running::output).collect();
+    assert_eq!(outs.iter().filter(|o| o.status.success()).count(), 1, "{outs:#?}");
+    assert_eq!(bundle.state()["status"], "running");
+}
+
+#[test]
+fn e10_a_create_killed_at_any_time_is_cleared_by_delete_force() {
+    peer_differs!("runc", "1.1.5 leaves cgroups");
+    peer_differs!("crun", "1.8 leaves cgroups and processes");
+    // How long a create takes here, so that the kills spread over all of it.
+    let bundle = Bundle::new().args(["/probe", "wait"]);
+    let begin = std::time::Instant::now();
+    bundle.create();
+    let whole = begin.elapsed();
+    bundle.delete_force().ok();
+    for point in 0..25u32 {
+        let running = bundle.call_new("create", &[]).start();
+        thread::sleep(whole * point / 24);
+        // SAFETY: no pointers; the child has not been waited for, so the pid is still its own.
+        unsafe { libc::kill(running.pid(), libc::SIGKILL) };
+        drop(running.output());
+        bundle.delete_force().ok();
+        bundle.check_clean();
+    }
+    // And the id is usable.
+    bundle.create();
+}
+
+#[test]
+fn e11_the_init_of_a_killed_create_does_not_live_on() {
+    orlop_only!("ties the half-made container to its maker");
+    let bundle = Bundle::new().args(["/probe", "wait"]);
+    // A hook that hangs holds the create at a known point, with init waiting.
+    let hold = bundle.dir.join("held");
+    let probe = runtime::base().join("probe");
+    let bundle = bundle.push(
+        "/hooks/createRuntime",
+        json!({"path": probe.to_str().unwrap(), "args": ["hold", "hook", hold.to_str().unwrap(), "hang"], "timeout": 5}),
+    );
+    let running = bundle.call_new("create", &[]).start();
+    crate::harness::eventually("the hook runs", || hold.exists());
+    // SAFETY: no pointers; the child has not been waited for.
+    unsafe { libc::kill(running.pid(), libc::SIGKILL) };
+    drop(running.output());
+    bundle.delete_force().ok();
+    // The hook itself was started with another environment and is killed with its process group or by its reader.
+    bundle.check_clean();
+}
+
+#[test]
+fn e42_a_terminated_create_cleans_up() {
+    peer_differs!("runc", "1.1.5 may leave the cgroup");
+    let bundle = Bundle::new().args(["/probe", "wait"]);
+    for delay in [0, 2, 5, 10, 20] {
+        let running = bundle.call_new("create", &[]).start();
+        thread::sleep(Duration::from_millis(delay));
+        // SAFETY: no pointers; the child has not been waited for.
+        unsafe { libc::kill(running.pid(), libc::SIGTERM) };
+        drop(running.output());
+        bundle.delete_force().ok();
+        bundle.check_clean();
+    }
+}
+
+#[test]
+fn e09_create_and_delete_over_and_over() {
+    let bundle = Bundle::new().args(["/probe", "wait"]);
+    for round in 0..15 {
+        bundle.create();
+        if round % 2 == 0 {
+            bundle.start();
+        }
+        bundle.delete_force().ok();
+    }
+    bundle.check_clean();
+}
+
+#[test]
+fn e39_a_stale_empty_state_directory_is_removed_by_force() {
+    let bundle = Bundle::new();
+    fs::create_dir(bundle.state_root().join(&bundle.id)).unwrap();
+    bundle.delete_force().ok();
+    bundle.check_clean();
+    bundle.run(["/probe", "echo", "x"]).ok();
+}
+
+#[test]
+fn e14_corrupt_state_is_an_error_and_force_removes_it() {
+    peer_differs!("runc", "1.1.5 cannot remove it");
+    for content in ["", "{", "null", "[]", "{\"pid\": \"x\"}", "\u{0}\u{0}\u{0}"] {
+        let bundle = Bundle::new().args(["/probe", "wait"]);
+        bundle.create();
+        let pid = bundle.pid();
+        let state = bundle.state_root().join(&bundle.id);
+        for entry in fs::read_dir(&state).unwrap().flatten() {
+            let path = entry.path();
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if path.is_file() && (name == "status" || name == "state.json") {
+                fs::write(&path, content).unwrap();
+            }
+        }
+        let out = bundle.command("state");
+        assert!(out.code() < 128 && !out.stderr.contains("panicked"), "{out}");
+        drop(bundle.call(["list"]).output());
+        bundle.delete_force().ok();
+        if flavor() == Flavor::Crun {
+            // Without its state it cannot know the process and the cgroup.
+            // SAFETY: no pointers; the pid is of this test's container.
+            unsafe { libc::kill(pid, libc::SIGKILL) };
+            runtime::wait_for_end(pid, runtime::PATIENCE_MS);
+            for left in crate::harness::host::cgroups_named(&bundle.id) {
+                crate::harness::eventually("the cgroup empties", || fs::remove_dir(&left).is_ok());
+            }
+        }
+        bundle.check_clean();
+    }
+}
+
+#[test]
+fn e15_a_reused_pid_is_never_signalled() {
+    orlop_only!("records enough of the process; the peers' files have other layouts");
+    let bundle = Bundle::new().args(["/probe", "wait"]);
+    bundle.create();
+    let old = bundle.pid();
+    // SAFETY: no pointers; the pid is of this test's container.
+    unsafe { libc::kill(old, libc::SIGKILL) };
+    bundle.wait_stopped();
+    // An innocent process gets the recorded number by an edit of the state, which stands for a reuse.
+    let mut innocent = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+    let state = bundle.state_root().join(&bundle.id);
+    let mut edited = 0;
+    for entry in fs::read_dir(&state).unwrap().flatten().filter(|e| e.path().is_file()) {
+        let Ok(text) = fs::read_to_string(entry.path()) else { continue };
+        if text.contains(&format!("\"pid\":{old}")) || text.contains(&format!("\"pid\": {old}")) {
+            let new = innocent.id();
+            let text = text.replace(&format!("\"pid\":{old}"), &format!("\"pid\":{new}"));
+            fs::write(entry.path(), text.replace(&format!("\"pid\": {old}"), &format!("\"pid\": {new}"))).unwrap();
+            edited += 1;
+        }
+    }
+    assert!(edited > 0, "the state records the pid in some file");
+    assert_eq!(bundle.state()["status"], "stopped");
+    bundle.kill("KILL").fails();
+    bundle.delete_force().ok();
+    let alive = innocent.try_wait().unwrap().is_none();
+    drop(innocent.kill());
+    drop(innocent.wait());
+    assert!(alive, "an innocent process was killed");
+}
+
+#[test]
+fn e12_start_does_not_hang_on_a_dead_init() {
+    let bundle = Bundle::new().args(["/probe", "wait"]);
+    bundle.create();
+    // SAFETY: no pointers; the pid is of this test's container.
+    unsafe { libc::kill(bundle.pid(), libc::SIGKILL) };
+    // Not waited for: start races with the death.
+    bundle.command("start").fails();
+}
+
+#[test]
+fn e38_state_does_not_depend_on_the_number_of_containers() {
+    let bundle = Bundle::new().args(["/probe", "wait"]);
+    bundle.create();
+    for i in 0..500 {
+        fs::create_dir(bundle.state_root().join(format!("other-{i}"))).unwrap();
+    }
+    assert_eq!(bundle.state()["status"], "created");
+    for i in 0..500 {
+        fs::remove_dir(bundle.state_root().join(format!("other-{i}"))).unwrap();
+    }
+}
+
+#[test]
+fn e44_few_descriptors_are_an_error_not_a_leak() {
+    peer_differs!("crun", "1.8 does not clean up after this failure");
+    peer_differs!("runc", "the Go runtime needs more to report anything");
+    for limit in [4, 5, 6, 8, 12, 16] {
+        let bundle = Bundle::new().args(["/probe", "echo", "x"]);
+        // SAFETY: setrlimit is async-signal-safe and gets a valid pointer.
+        let call = unsafe {
+            bundle.call_new("run", &[]).pre_exec(move || {
+                let value = libc::rlimit { rlim_cur: limit, rlim_max: limit };
+                libc::setrlimit(libc::RLIMIT_NOFILE, &raw const value);
+                Ok(())
+            })
+        };
+        let out = call.output();
+        assert!(out.code() < 128 && !out.stderr.contains("panicked"), "{limit}: {out}");
+        bundle.delete_force().ok();
+        bundle.check_clean();
+    }
+}
+
+#[test]
+fn e34_many_signals_do_not_lose_the_status() {
+    let bundle = Bundle::new().args(["/probe", "wait", ",", "exit", "0"]).without_ns("pid");
+    let running = bundle.call_new("run", &[]).start();
+    let path = running.stdout_path().to_path_buf();
+    crate::harness::eventually("the container is ready", || fs::read_to_string(&path).unwrap().contains("ready"));
+    for _ in 0..200 {
+        // SIGWINCH is forwarded or handled, and ends nobody.
+        // SAFETY: no pointers; the child has not been waited for.
+        unsafe { libc::kill(running.pid(), libc::SIGWINCH) };
+    }
+    // SAFETY: as above.
+    unsafe { libc::kill(running.pid(), libc::SIGTERM) };
+    assert_eq!(running.output().code(), 128 + libc::SIGTERM);
+}
+
+#[test]
+fn delete_works_from_another_working_directory_and_without_the_bundle() {
+    let bundle = Bundle::new().args(["/probe", "wait"]);
+    bundle.create();
+    fs::remove_file(bundle.dir.join("config.json")).unwrap();
+    bundle.start();
+    bundle.kill("KILL").ok();
+    bundle.wait_stopped();
+    bundle.delete().ok();
+    bundle.check_clean();
+}

@@ -1,0 +1,458 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Attacks of hostile images and bundles, after the advisories that taught them. Labels: A for paths of the rootfs,
+//! B for mounts and sources, C for descriptors. What is at stake is the canary directory outside the rootfs.
+
+use std::ffi::CString;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+use serde_json::json;
+
+use crate::harness::{Bundle, Flavor, flavor, host};
+use crate::{orlop_only, peer_differs};
+
+/// A bundle whose rootfs has a link to the canary directory at `link`.
+fn hostile(link: &str) -> Bundle {
+    let bundle = Bundle::new();
+    let canary = bundle.canary();
+    bundle.link_in_rootfs(link, canary.to_str().unwrap())
+}
+
+/// Runs the bundle, whatever comes of it, and checks the canary and that nothing is left.
+#[track_caller]
+fn canary_survives(bundle: &Bundle) {
+    let out = bundle.try_run(["/probe", "echo", "x"]);
+    assert!(out.code() < 128 || out.code() == 255, "{out}");
+    bundle.check_canary();
+    drop(bundle.delete_force());
+    if flavor() != Flavor::Crun {
+        bundle.check_clean();
+    }
+}
+
+/// Replaces a directory of the rootfs by something else.
+fn without_dir(bundle: &Bundle, name: &str) {
+    fs::remove_dir_all(bundle.rootfs().join(name)).unwrap();
+}
+
+#[test]
+fn a01_cve_2021_30465_mount_destination_is_a_link() {
+    canary_survives(&hostile("/evil").mount("/evil", "tmpfs", "tmpfs", &[]));
+}
+
+#[test]
+fn a02_cve_2024_45310_missing_directory_below_a_link() {
+    canary_survives(&hostile("/evil").mount("/evil/made/here", "tmpfs", "tmpfs", &[]));
+}
+
+#[test]
+fn a03_cve_2024_45310_missing_file_below_a_link() {
+    canary_survives(&hostile("/evil").mount("/evil/file", "bind", "/dev/null", &["bind"]));
+}
+
+#[test]
+fn a04_relative_links_that_climb() {
+    let bundle = Bundle::new();
+    let canary = bundle.canary();
+    let up = format!("{}{}", "../".repeat(20), canary.to_str().unwrap().trim_start_matches('/'));
+    canary_survives(&bundle.link_in_rootfs("/evil", &up).mount("/evil/made", "tmpfs", "tmpfs", &[]));
+}
+
+#[test]
+fn a05_dots_in_the_destination() {
+    let bundle = Bundle::new();
+    let canary = bundle.canary();
+    let destination = format!("/{}{}", "../".repeat(20), canary.join("made").to_str().unwrap().trim_start_matches('/'));
+    canary_survives(&bundle.mount(&destination, "tmpfs", "tmpfs", &[]));
+}
+
+#[test]
+fn a06_cve_2026_41579_dev_is_a_link_and_nothing_is_mounted_there() {
+    peer_differs!("runc", "1.1.5 is before the fix");
+    peer_differs!("crun", "1.8 is before the fix");
+    let bundle = Bundle::new().remove("/mounts/2").remove("/mounts/1");
+    without_dir(&bundle, "dev");
+    symlink(bundle.canary(), bundle.rootfs().join("dev")).unwrap();
+    canary_survives(&bundle);
+}
+
+#[test]
+fn a07_configured_device_below_a_link() {
+    let bundle = hostile("/evil").set(
+        "/linux/devices",
+        json!([
+            {"path": "/evil/null", "type": "c", "major": 1, "minor": 3},
+            {"path": "/evil/deep/null", "type": "c", "major": 1, "minor": 3}
+        ]),
+    );
+    canary_survives(&bundle);
+}
+
+#[test]
+fn a08_dev_shm_and_pts_are_links() {
+    let bundle =
+        Bundle::new().remove("/mounts/2").remove("/mounts/1").mount("/dev/pts", "devpts", "devpts", &["newinstance"]);
+    let canary = bundle.canary();
+    for name in ["pts", "ptmx", "fd", "null", "console"] {
+        symlink(canary.join(name), bundle.rootfs().join("dev").join(name)).unwrap();
+    }
+    if flavor() != Flavor::Orlop {
+        crate::skip_expected!("Debian's peers are before the fixes of this class");
+    }
+    canary_survives(&bundle);
+}
+
+#[test]
+fn a09_cwd_below_a_link_is_made_inside() {
+    let bundle = hostile("/evil").set("/process/cwd", "/evil/made/cwd");
+    canary_survives(&bundle);
+}
+
+#[test]
+fn a10_cve_2019_19921_proc_is_a_link() {
+    let bundle = Bundle::new();
+    without_dir(&bundle, "proc");
+    symlink("/tmp", bundle.rootfs().join("proc")).unwrap();
+    let out = bundle.try_run(["/probe"]);
+    // Refused, or mounted where the kernel's proc really is /proc.
+    if out.status.success() {
+        assert!(out.json()["ns"]["pid"].is_string(), "{out}");
+    }
+    if flavor() == Flavor::Orlop {
+        assert!(!out.status.success(), "{out}");
+        out.fails_with(&["/proc"]);
+    }
+    bundle.delete_force().ok();
+}
+
+#[test]
+fn a11_cve_2019_16884_something_else_is_mounted_on_proc() {
+    let bundle = Bundle::new();
+    let fake = bundle.dir.join("fake");
+    fs::create_dir_all(fake.join("self/attr")).unwrap();
+    let bundle = bundle.set(
+        "/mounts/0",
+        json!({"destination": "/proc", "type": "bind", "source": fake.to_str().unwrap(), "options": ["bind"]}),
+    );
+    let out = bundle.try_run(["/probe", "echo", "x"]);
+    if flavor() != Flavor::Crun {
+        assert!(!out.status.success(), "{out}");
+    }
+    bundle.delete_force().ok();
+}
+
+#[test]
+fn a12_a_mount_over_a_part_of_proc() {
+    peer_differs!("runc", "1.1.5 has another policy here");
+    peer_differs!("crun", "1.8 has another policy here");
+    let bundle = Bundle::new().mount("/proc/self/attr", "tmpfs", "tmpfs", &[]);
+    bundle.try_run(["/probe", "echo", "x"]).fails_with(&["/proc"]);
+    bundle.check_clean();
+}
+
+#[test]
+fn a13_cve_2021_30465_links_that_change_during_the_start() {
+    peer_differs!("runc", "1.1.5 is before the fix of CVE-2024-45310");
+    // A directory and a link to the canary swap places all the while, as a second container with the volume would do.
+    let bundle = Bundle::new();
+    let canary = bundle.canary();
+    let volume = bundle.rootfs().join("volume");
+    fs::create_dir_all(volume.join("a")).unwrap();
+    symlink(&canary, volume.join("b")).unwrap();
+    let bundle =
+        bundle.mount("/volume/a/made", "tmpfs", "tmpfs", &[]).mount("/volume/a/other/deep", "tmpfs", "tmpfs", &[]);
+    let (a, b) = (
+        CString::new(volume.join("a").to_str().unwrap()).unwrap(),
+        CString::new(volume.join("b").to_str().unwrap()).unwrap(),
+    );
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                // SAFETY: two NUL-terminated strings.
+                unsafe {
+                    libc::syscall(
+                        libc::SYS_renameat2,
+                        libc::AT_FDCWD,
+                        a.as_ptr(),
+                        libc::AT_FDCWD,
+                        b.as_ptr(),
+                        libc::RENAME_EXCHANGE,
+                    );
+                }
+            }
+        });
+        for _ in 0..15 {
+            drop(bundle.try_run(["/probe", "echo", "x"]));
+            drop(bundle.delete_force());
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    bundle.check_canary();
+    if flavor() == Flavor::Crun {
+        // Its failed creates leave cgroups.
+        for left in host::cgroups_named(&bundle.id) {
+            drop(fs::remove_dir(left));
+        }
+    }
+}
+
+#[test]
+fn a15_masked_and_readonly_paths_through_links() {
+    let bundle = hostile("/evil")
+        .set("/linux/maskedPaths", json!(["/evil", "/evil/keep"]))
+        .set("/linux/readonlyPaths", json!(["/evil"]));
+    canary_survives(&bundle);
+}
+
+#[test]
+fn a16_console_is_a_link_to_the_host() {
+    peer_differs!("crun", "1.8 is before the fix");
+    let bundle = Bundle::new().remove("/mounts/2").remove("/mounts/1").set("/process/terminal", true);
+    let canary = bundle.canary();
+    symlink(canary.join("console"), bundle.rootfs().join("dev/console")).unwrap();
+    drop(bundle.try_create(&[]));
+    bundle.check_canary();
+    drop(bundle.delete_force());
+}
+
+#[test]
+fn a18_the_rootfs_itself_is_a_link() {
+    // Allowed, as engines do it, or refused; it must not put anything beside the target.
+    let bundle = Bundle::new();
+    symlink("rootfs", bundle.dir.join("link")).unwrap();
+    let bundle = bundle.set("/root/path", "link");
+    let out = bundle.try_run(["/probe", "echo", "x"]);
+    if !out.status.success() {
+        out.fails();
+    }
+    bundle.delete_force().ok();
+    bundle.check_clean();
+}
+
+/// The image's /dev has a null that is not the null device.
+fn fake_null(make: impl FnOnce(&std::path::Path)) -> Bundle {
+    let bundle = Bundle::new().remove("/mounts/2").remove("/mounts/1");
+    make(&bundle.rootfs().join("dev/null"));
+    bundle
+}
+
+#[test]
+fn b01_cve_2025_31133_masking_with_a_fake_null_device() {
+    peer_differs!("runc", "1.1.5 is before the fix");
+    peer_differs!("crun", "1.8 is before the fix");
+    let bundle = fake_null(|null| symlink("/fake", null).unwrap())
+        .file("/fake", "not null", 0o666)
+        .file("/secret", "secret", 0o644)
+        .set("/linux/maskedPaths", json!(["/secret"]));
+    let out = bundle.try_run(["/probe", "read", "/secret"]);
+    if out.status.success() {
+        assert_eq!(out.json()["content"], "", "{out}");
+    }
+    bundle.delete_force().ok();
+}
+
+#[test]
+fn b02_cve_2025_31133_a_regular_file_as_null() {
+    peer_differs!("runc", "1.1.5 is before the fix");
+    peer_differs!("crun", "1.8 is before the fix");
+    let bundle = fake_null(|null| fs::write(null, "not null").unwrap())
+        .file("/secret", "secret", 0o644)
+        .set("/linux/maskedPaths", json!(["/secret"]));
+    let out = bundle.try_run(["/probe", "read", "/secret"]);
+    if out.status.success() {
+        assert_eq!(out.json()["content"], "", "{out}");
+    }
+    bundle.delete_force().ok();
+}
+
+#[test]
+fn b07_cve_2019_16884_sysctl_with_a_fake_proc() {
+    let bundle = Bundle::new();
+    let fake = bundle.dir.join("fake");
+    fs::create_dir_all(fake.join("sys/kernel")).unwrap();
+    fs::write(fake.join("sys/kernel/msgmax"), "untouched").unwrap();
+    let bundle = bundle
+        .set(
+            "/mounts/0",
+            json!({"destination": "/proc", "type": "bind", "source": fake.to_str().unwrap(), "options": ["bind"]}),
+        )
+        .set("/linux/sysctl", json!({"kernel.msgmax": "4444"}));
+    drop(bundle.try_run(["/probe", "echo", "x"]));
+    assert_eq!(fs::read_to_string(fake.join("sys/kernel/msgmax")).unwrap(), "untouched");
+    bundle.delete_force().ok();
+}
+
+#[test]
+fn b12_the_host_s_propagation_is_not_changed() {
+    let table = || {
+        let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        text.lines()
+            .map(|l| l.split(" - ").next().unwrap().split(' ').skip(4).map(String::from).collect::<Vec<_>>())
+            .collect::<Vec<_>>()
+    };
+    // Other tests may mount nothing on the host either, so the table is the same before and after.
+    let before = table();
+    Bundle::new().set("/linux/rootfsPropagation", "rslave").run(["/probe", "echo", "x"]).ok();
+    assert_eq!(table(), before);
+}
+
+#[test]
+fn b15_cgroups_path_with_dots_stays_inside() {
+    peer_differs!("crun", "1.8 has another policy here");
+    let bundle = Bundle::new();
+    let out = bundle.dir.join("escaped");
+    let path = format!("../../../../../../../..{}", out.display());
+    let bundle = bundle.set("/linux/cgroupsPath", path);
+    drop(bundle.try_run(["/probe", "echo", "x"]));
+    assert!(!out.exists());
+    let first = out.components().nth(1).unwrap().as_os_str().to_str().unwrap().to_string();
+    for root in host::cgroups_named(&first) {
+        remove_tree(&root);
+    }
+}
+
+/// Removes a tree of empty cgroups.
+fn remove_tree(dir: &std::path::Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten().filter(|e| e.path().is_dir()) {
+        remove_tree(&entry.path());
+    }
+    drop(fs::remove_dir(dir));
+}
+
+#[test]
+fn b16_sysctl_keys_that_climb() {
+    for key in [
+        "kernel/../vm/swappiness",
+        "net.../..kernel.panic",
+        "net/../kernel/panic",
+        "kernel.shm_rmid_forced/../../vm/swappiness",
+    ] {
+        if flavor() == Flavor::Crun || (flavor() == Flavor::Runc && key.starts_with("net")) {
+            continue; // Older peers compare prefixes and write to the container's own files.
+        }
+        let bundle = Bundle::new().set("/linux/sysctl", json!({key: "7"}));
+        bundle.try_run(["/probe", "echo", "x"]).fails();
+        bundle.check_clean();
+    }
+}
+
+#[test]
+fn b18_cve_2026_88265_standard_streams_are_not_chowned_elsewhere() {
+    peer_differs!("crun", "1.8 is before the fix");
+    let bundle = Bundle::new().set("/process/user", json!({"uid": 1000, "gid": 1000})).args(["/probe", "echo", "x"]);
+    let file = bundle.dir.join("hostfile");
+    fs::write(&file, "x").unwrap();
+    fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
+    let bundle = bundle.remove("/mounts/2").remove("/mounts/1");
+    symlink(&file, bundle.rootfs().join("dev/null")).unwrap();
+    drop(bundle.call_new("run", &[]).output());
+    assert_eq!(fs::metadata(&file).unwrap().uid(), 0);
+    drop(bundle.delete_force());
+}
+
+#[test]
+fn b19_cve_2026_115521_a_proc_self_fd_of_the_image() {
+    // No proc is mounted; the image has its own /proc/self/fd, whose entries lead elsewhere.
+    let mut bundle = Bundle::new().remove("/mounts/0").set("/root/readonly", true);
+    for number in 0..64 {
+        bundle = bundle.link_in_rootfs(&format!("/proc/self/fd/{number}"), "/tmp");
+    }
+    let out = bundle.try_run(["/probe", "write", "/x", "y"]);
+    if out.status.success() {
+        assert_eq!(out.json()["errno"], libc::EROFS, "{out}");
+    }
+    bundle.delete_force().ok();
+}
+
+#[test]
+fn b20_a_read_only_bind_is_never_writable() {
+    let bundle = Bundle::new();
+    let source = bundle.dir.join("source");
+    fs::create_dir(&source).unwrap();
+    let bundle = bundle.mount("/data", "bind", source.to_str().unwrap(), &["bind", "ro"]);
+    let out = bundle.run(["/probe", "write", "/data/x", "y", ",", "mount", "none", "/data", "none", "remount,bind"]);
+    assert_eq!(out.jsons()[0]["errno"], libc::EROFS);
+    assert_eq!(out.jsons()[1]["errno"], libc::EPERM);
+}
+
+#[test]
+fn c05_cve_2024_21626_cwd_through_a_leaked_descriptor() {
+    peer_differs!("crun", "1.8 is before the fix");
+    let root = fs::File::open("/").unwrap();
+    for number in 3..16 {
+        let bundle = Bundle::new().set("/process/cwd", format!("/proc/self/fd/{number}")).args(["/probe"]);
+        let out = bundle.call_new("run", &[]).fd(&root, 7).fd(&root, 8).fd(&root, 9).output();
+        if out.status.success() {
+            // What it may be is a directory of the container.
+            let seen = out.json();
+            assert!(seen["cwd"].as_str().is_some_and(|c| c.starts_with('/')), "{number}: {seen}");
+            panic!("cwd=/proc/self/fd/{number} was accepted: {}", seen["cwd"]);
+        }
+        drop(bundle.delete_force());
+    }
+}
+
+#[test]
+fn c06_cve_2024_21626_program_through_a_leaked_descriptor() {
+    peer_differs!("crun", "1.8 is before the fix");
+    let probe = fs::File::open(crate::harness::runtime::base().join("probe")).unwrap();
+    for number in [3, 4, 5, 6, 7, 8, 10, 12] {
+        let bundle = Bundle::new().args([format!("/proc/self/fd/{number}")]);
+        let out = bundle.call_new("run", &[]).fd(&probe, 7).fd(&probe, 8).output();
+        assert!(!out.status.success(), "{number}: {out}");
+        drop(bundle.delete_force());
+    }
+}
+
+#[test]
+fn c08_cve_2016_9962_the_created_init_holds_no_directory() {
+    peer_differs!("crun", "1.8 is before the fix");
+    let bundle = Bundle::new().args(["/probe", "wait"]);
+    bundle.create();
+    let proc = format!("/proc/{}", bundle.pid());
+    for entry in fs::read_dir(format!("{proc}/fd")).unwrap().flatten() {
+        let target = fs::read_link(entry.path()).unwrap();
+        let Ok(meta) = fs::metadata(entry.path()) else { continue };
+        assert!(!meta.is_dir(), "descriptor {} of init is the directory {}", entry.path().display(), target.display());
+    }
+    for link in ["root", "cwd"] {
+        let here = fs::metadata(format!("{proc}/{link}")).unwrap();
+        let rootfs = fs::metadata(bundle.rootfs()).unwrap();
+        assert_eq!((here.dev(), here.ino()), (rootfs.dev(), rootfs.ino()), "{link}");
+    }
+}
+
+#[test]
+fn c09_the_created_init_is_not_dumpable() {
+    orlop_only!("states it as a rule");
+    let bundle = Bundle::new().userns(0, 100_000, 65_536).args(["/probe", "wait"]);
+    bundle.create();
+    // The files of a process that is not dumpable belong to the real root, not to the mapped one.
+    let owner = fs::metadata(format!("/proc/{}/environ", bundle.pid())).unwrap().uid();
+    assert_eq!(owner, 0);
+}
+
+#[test]
+fn c10_cve_2019_5736_the_runtime_s_binary_cannot_be_opened_for_writing() {
+    // Init before start is the runtime's program: from a pid namespace that others share it must not lead to the file.
+    orlop_only!("is the program whose file is compared");
+    let holder = Bundle::new().args(["/probe", "wait"]);
+    holder.create();
+    let exe = format!("/proc/{}/exe", holder.pid());
+    let own = fs::metadata(crate::harness::runtime::program()).unwrap();
+    let same = fs::metadata(&exe).is_ok_and(|inside| (inside.dev(), inside.ino()) == (own.dev(), own.ino()));
+    if same {
+        // The same file is fine only while nobody in the container can open it for writing.
+        let ns = format!("/proc/{}/ns/pid", holder.pid());
+        let out = Bundle::new().join_ns("pid", &ns).run(["/probe", "open", "/proc/1/exe", "w"]);
+        assert!(out.json()["errno"].is_number(), "{out}");
+    }
+}
+
+#[test]
+fn d01_a_host_environment_does_not_come_in() {
+    let bundle = Bundle::new();
+    let seen = bundle.call_new("run", &[]).env("SECRET_OF_THE_HOST", "1").output().json();
+    assert!(!seen["env"].to_string().contains("SECRET_OF_THE_HOST"));
+}
