@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::error::ResultExt;
 use crate::plan::capabilities;
-use crate::plan::config::Spec;
+use crate::plan::config::{Process, Spec};
 use crate::plan::problem::Problems;
 
 mod shape;
@@ -54,10 +54,35 @@ fn lower(error: &std::io::Error) -> String {
     error.raw_os_error().map_or_else(|| error.to_string(), |n| crate::sys::describe(nix::errno::Errno::from_raw(n)))
 }
 
-fn parse(bytes: Vec<u8>) -> Result<Config> {
+/// A `process` object of its own, for `exec --process`.
+pub fn parse_process(bytes: &[u8]) -> Result<Process> {
+    let mut value: Value = serde_json::from_slice(bytes).map_err(|e| cite("", bytes, &e))?;
+    // The words are those of config.json: look at them there.
+    let mut config = serde_json::json!({ "process": value.take() });
+    let mut problems = Problems::default();
+    remove_unknown_capabilities(&mut config, &mut problems);
+    find_unknown_words(&config, &mut problems);
+    if !problems.errors.is_empty() {
+        return Err(problems.into());
+    }
+    for warning in &problems.warnings {
+        crate::log::warn(&warning.to_string());
+    }
+    let process = config.get_mut("process").map(Value::take).unwrap_or_default();
+    serde_json::from_slice(&serde_json::to_vec(&process)?).map_err(|_| {
+        // The position in the user's own text is the one to cite.
+        match serde_json::from_slice::<Process>(bytes) {
+            Err(e) => cite("", bytes, &e),
+            Ok(_) => anyhow!("is no process object"),
+        }
+    })
+}
+
+/// Reads a config.json.
+pub fn parse(bytes: Vec<u8>) -> Result<Config> {
     match serde_json::from_slice::<Spec>(&bytes) {
         Ok(spec) => {
-            shape::check(&bytes).map_err(|e| cite(&bytes, &e))?;
+            shape::check(&bytes).map_err(|e| cite("config.json:", &bytes, &e))?;
             if crate::log::debugging() {
                 report_unknown_members(&bytes);
             }
@@ -71,7 +96,9 @@ fn parse(bytes: Vec<u8>) -> Result<Config> {
 /// capabilities are taken out with a warning (config.md: a runtime SHOULD NOT fail for them); anything else is shown
 /// where serde met it.
 fn explain(bytes: Vec<u8>, error: &serde_json::Error) -> Result<Config> {
-    let Ok(mut value) = serde_json::from_slice::<Value>(&bytes) else { return Err(cite(&bytes, error)) };
+    let Ok(mut value) = serde_json::from_slice::<Value>(&bytes) else {
+        return Err(cite("config.json:", &bytes, error));
+    };
     let mut problems = Problems::default();
     remove_unknown_capabilities(&mut value, &mut problems);
     find_unknown_words(&value, &mut problems);
@@ -81,16 +108,16 @@ fn explain(bytes: Vec<u8>, error: &serde_json::Error) -> Result<Config> {
     // By way of text: the code that reads a Spec from a Value would be there a second time.
     match serde_json::from_slice::<Spec>(&serde_json::to_vec(&value)?) {
         Ok(spec) if !problems.warnings.is_empty() => Ok(Config { spec, bytes, warnings: problems }),
-        _ => Err(cite(&bytes, error)),
+        _ => Err(cite("config.json:", &bytes, error)),
     }
 }
 
 /// `config.json:12:7: invalid type: string "x", expected u32`, the line and a caret.
-fn cite(bytes: &[u8], error: &serde_json::Error) -> anyhow::Error {
+fn cite(file: &str, bytes: &[u8], error: &serde_json::Error) -> anyhow::Error {
     let (line, column) = (error.line(), error.column());
     let message = error.to_string();
     let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message);
-    let mut text = format!("config.json:{line}:{column}: {message}");
+    let mut text = format!("{file}{line}:{column}: {message}");
     let source = bytes.split(|b| *b == b'\n').nth(line.saturating_sub(1)).unwrap_or_default();
     let source = String::from_utf8_lossy(source);
     // A config on one line is cited around the fault only.

@@ -62,6 +62,8 @@ pub struct State {
     pub owner: u32,
     pub init: Identity,
     pub cgroups: Vec<PathBuf>,
+    /// Whether processes get the container's session keyring (not so with `--no-new-keyring`).
+    pub new_keyring: bool,
     /// Whether init is the first process of a PID namespace of its own, so that its end is the end of all.
     pub private_pid_namespace: bool,
     pub poststart: Vec<Hook>,
@@ -263,7 +265,8 @@ impl StateDir {
         Ok(())
     }
 
-    fn load<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
+    /// The contents of a file of the directory.
+    pub fn load_bytes(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let file = match openat(&self.fd, name, flags, Mode::empty()) {
             Ok(fd) => std::fs::File::from(fd),
@@ -273,6 +276,11 @@ impl StateDir {
         let mut bytes = Vec::with_capacity(2048);
         let read = file.take(SIZE_LIMIT).read_to_end(&mut bytes);
         read.with_context(|| format!("read {:?}", self.path.join(name)))?;
+        Ok(Some(bytes))
+    }
+
+    fn load<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
+        let Some(bytes) = self.load_bytes(name)? else { return Ok(None) };
         serde_json::from_slice(&bytes)
             .map(Some)
             .with_context(|| format!("{:?} is damaged", self.path.join(name)))

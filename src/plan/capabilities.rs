@@ -4,7 +4,7 @@
 
 use std::str::FromStr;
 
-use oci_spec::runtime::Capabilities;
+use oci_spec::runtime::{Capabilities, LinuxCapabilities};
 use serde::{Serialize, Serializer};
 
 use super::config::Process;
@@ -86,6 +86,44 @@ pub fn from_spec(process: &Process, available: Set, problems: &mut Problems) -> 
         );
     }
     sets
+}
+
+/// The bounding set of a process: the ceiling of what any process of its container may have.
+pub fn bounding(process: &Process) -> Set {
+    let names = process.capabilities.as_ref().and_then(|c| c.bounding().as_ref());
+    Set(names.into_iter().flatten().fold(0, |bits, c| bits | bit(&c.to_string())))
+}
+
+/// Adds capabilities to the bounding, permitted and effective sets, and to the ambient set of a process that has
+/// inheritable ones, as `runc exec --cap` does; the ambient ones must then be inheritable, too.
+///
+/// # Errors
+/// The first name that is unknown.
+pub fn add(process: &mut Process, names: &[String]) -> Result<(), String> {
+    if names.is_empty() {
+        return Ok(());
+    }
+    let mut added = Capabilities::new();
+    for name in names {
+        let upper = name.to_uppercase();
+        let known: Option<oci_spec::runtime::Capability> =
+            upper.strip_prefix("CAP_").unwrap_or(&upper).parse().ok().filter(|_| is_known(&upper));
+        added.insert(known.ok_or_else(|| name.clone())?);
+    }
+    let sets = process.capabilities.get_or_insert_with(|| {
+        let mut none = LinuxCapabilities::default();
+        none.set_bounding(None).set_effective(None).set_permitted(None).set_inheritable(None).set_ambient(None);
+        none
+    });
+    let with = |set: &Option<Capabilities>| Some(set.iter().flatten().chain(&added).copied().collect::<Capabilities>());
+    let (bounding, effective, permitted) = (with(sets.bounding()), with(sets.effective()), with(sets.permitted()));
+    let inheritable = sets.inheritable().as_ref().is_some_and(|set| !set.is_empty());
+    let (more_inheritable, ambient) = (with(sets.inheritable()), with(sets.ambient()));
+    sets.set_bounding(bounding).set_effective(effective).set_permitted(permitted);
+    if inheritable {
+        sets.set_inheritable(more_inheritable).set_ambient(ambient);
+    }
+    Ok(())
 }
 
 /// The bit of a name with or without `CAP_`, 0 if the crate does not know it (config parsing has reported it).

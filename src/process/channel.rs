@@ -4,12 +4,12 @@
 //! ```text
 //!   child                      parent
 //!   Cloned + pidfd       ──▶   (from the stager, if there is one)
-//!   NeedIdMap            ──▶   gid_map, uid_map, oom_score_adj
+//!   NeedIdMap            ──▶   gid_map, uid_map
 //!                        ◀──   Go
 //!   Console + fd         ──▶   hands the terminal's master on (process.terminal)
 //!   MountsDone           ──▶   runs prestart and createRuntime hooks
 //!                        ◀──   Go
-//!   Ready                ──▶   rlimits, saves the state, writes the pid file
+//!   Ready                ──▶   oom_score_adj, rlimits, scheduler; saves the state, writes the pid file
 //!                        ◀──   Go
 //!   end of file          ──▶   ends: init lives without it
 //!   Warning { .. }             at any point

@@ -19,7 +19,7 @@ use crate::kernel::cgroup::{self, Handle};
 use crate::kernel::mount::CgroupMounts;
 use crate::kernel::procfs::{self, Proc};
 use crate::kernel::signal::Interrupts;
-use crate::kernel::{console, hook, idmap, namespace, rootfs};
+use crate::kernel::{console, hook, idmap, namespace, rootfs, scheduling};
 use crate::plan::Plan;
 use crate::plan::namespaces::{Kind, Shape};
 use crate::process::channel::{Channel, Message, pair};
@@ -250,12 +250,6 @@ impl Parent<'_> {
         if let Some(map) = &self.plan.idmap {
             idmap::write(self.proc, child.pid, map)?;
         }
-        if let Some(score) = self.plan.process.oom_score_adj {
-            self.proc
-                .write(&format!("{}/oom_score_adj", child.pid), &score.to_string())
-                .hint_if(Errno::EACCES, "lowering it below the caller's own needs CAP_SYS_RESOURCE")
-                .context("process.oomScoreAdj")?;
-        }
         Ok(())
     }
 
@@ -301,11 +295,7 @@ impl Parent<'_> {
     /// Init is ready: its limits, which could have hindered the set-up, and then the record of it, which is on disk before
     /// init is told to go on.
     fn record(&self, child: &Child, cgroups: Vec<PathBuf>) -> Result<State> {
-        for (i, limit) in self.plan.process.rlimits.iter().enumerate() {
-            prlimit(child.pid, limit.resource, limit.soft, limit.hard)
-                .hint_if(Errno::EPERM, "raising a hard limit needs CAP_SYS_RESOURCE")
-                .with_context(|| format!("process.rlimits[{i}] {}", limit.name))?;
-        }
+        limit(self.plan, self.proc, child)?;
         let state = State {
             id: self.plan.id.clone(),
             oci_version: crate::spec::OCI_VERSION.into(),
@@ -316,6 +306,7 @@ impl Parent<'_> {
             owner: self.host.euid,
             init: self.proc.identify(child.pid)?,
             cgroups,
+            new_keyring: self.plan.new_keyring,
             private_pid_namespace: self.plan.namespaces.is_new(Kind::Pid),
             poststart: self.plan.hooks.poststart.clone(),
             poststop: self.plan.hooks.poststop.clone(),
@@ -337,8 +328,25 @@ impl Parent<'_> {
     }
 }
 
+/// What only the host's privileges can do to a process that is ready for its program: here, because the limits could have
+/// hindered the set-up.
+pub fn limit(plan: &Plan, proc: &Proc, child: &Child) -> Result<()> {
+    let process = &plan.process;
+    if let Some(score) = process.oom_score_adj {
+        proc.write(&format!("{}/oom_score_adj", child.pid), &score.to_string())
+            .hint_if(Errno::EACCES, "lowering it below the caller's own needs CAP_SYS_RESOURCE")
+            .context("process.oomScoreAdj")?;
+    }
+    for (i, limit) in process.rlimits.iter().enumerate() {
+        prlimit(child.pid, limit.resource, limit.soft, limit.hard)
+            .hint_if(Errno::EPERM, "raising a hard limit needs CAP_SYS_RESOURCE")
+            .with_context(|| format!("process.rlimits[{i}] {}", limit.name))?;
+    }
+    scheduling::set_from_outside(child.pid, &process.scheduling)
+}
+
 /// The decimal pid without a newline (go-runc parses the whole file), in one rename: a reader never sees half of it.
-fn write_pid_file(path: &Path, pid: Pid) -> Result<()> {
+pub fn write_pid_file(path: &Path, pid: Pid) -> Result<()> {
     let name = path.file_name().context("names no file")?;
     let temporary = path.with_file_name(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
     let open = std::fs::OpenOptions::new()

@@ -11,6 +11,7 @@ pub mod memory;
 pub mod mount;
 pub mod net;
 pub mod process;
+pub mod scheduling;
 pub mod seccomp;
 pub mod socket;
 pub mod tty;
