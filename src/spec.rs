@@ -2,16 +2,17 @@
 //! Reading a bundle's config.json: faults of syntax and type with line, column and a caret; unknown words with their JSON
 //! path and what was expected.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
-use oci_spec::runtime::Spec;
 use serde_json::Value;
 
 use crate::error::ResultExt;
 use crate::plan::capabilities;
+use crate::plan::config::Spec;
 use crate::plan::problem::Problems;
 
 /// The version of the runtime specification that orlop implements.
@@ -58,7 +59,7 @@ fn parse(bytes: Vec<u8>) -> Result<Config> {
     match serde_json::from_slice::<Spec>(&bytes) {
         Ok(spec) => {
             if crate::log::debugging() {
-                report_unknown_members(&bytes, &spec);
+                report_unknown_members(&bytes);
             }
             Ok(Config { spec, bytes, warnings: Problems::default() })
         }
@@ -77,7 +78,8 @@ fn explain(bytes: Vec<u8>, error: &serde_json::Error) -> Result<Config> {
     if !problems.errors.is_empty() {
         return Err(problems.into());
     }
-    match serde_json::from_value::<Spec>(value) {
+    // By way of text: the code that reads a Spec from a Value would be there a second time.
+    match serde_json::from_slice::<Spec>(&serde_json::to_vec(&value)?) {
         Ok(spec) if !problems.warnings.is_empty() => Ok(Config { spec, bytes, warnings: problems }),
         _ => Err(cite(&bytes, error)),
     }
@@ -253,32 +255,50 @@ fn walk(value: &Value, pattern: &[&str], at: &mut String, visit: &mut dyn FnMut(
     }
 }
 
+/// Every member of the specification, one a row: `JSON path, since, handling, ..`.
+const FIELDS: &str = include_str!("../specs/fields.tsv");
+
 /// Members that the specification does not define are allowed (config.md#extensibility); --debug names them, since most
 /// are misspelt.
-fn report_unknown_members(bytes: &[u8], spec: &Spec) {
-    let (Ok(given), Ok(known)) = (serde_json::from_slice::<Value>(bytes), serde_json::to_value(spec)) else { return };
+fn report_unknown_members(bytes: &[u8]) {
+    let Ok(given) = serde_json::from_slice::<Value>(bytes) else { return };
     let mut unknown = Vec::new();
-    compare(&given, &known, "", &mut unknown);
+    collect_unknown(&given, "", "", &known_members(), &mut unknown);
     for path in unknown {
         crate::log::debug(&format!("config.json: {path}: unknown member is ignored"));
     }
 }
 
-fn compare(given: &Value, known: &Value, at: &str, unknown: &mut Vec<String>) {
-    match (given, known) {
-        (Value::Object(given), Value::Object(known)) => {
-            for (name, value) in given {
-                let path = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
-                match known.get(name) {
-                    Some(known) => compare(value, known, &path, unknown),
-                    None if value.is_null() => {}
+fn known_members() -> BTreeSet<&'static str> {
+    FIELDS.lines().skip(1).filter_map(|line| line.split('\t').next()).collect()
+}
+
+/// `at` is the path as the user reads it, `pattern` the one of the table: `[]` for each element of an array, `*` for each
+/// member of a map.
+fn collect_unknown(value: &Value, at: &str, pattern: &str, known: &BTreeSet<&str>, unknown: &mut Vec<String>) {
+    let join = |base: &str, name: &str| if base.is_empty() { name.to_string() } else { format!("{base}.{name}") };
+    let has_members = |pattern: &str| {
+        known.range(pattern..).nth(1).is_some_and(|next| {
+            next.strip_prefix(pattern).is_some_and(|rest| rest.starts_with('.') || rest.starts_with('['))
+        })
+    };
+    match value {
+        Value::Object(members) => {
+            for (name, member) in members {
+                let path = join(at, name);
+                let exact = join(pattern, name);
+                let any = join(pattern, "*");
+                let found = [exact, any].into_iter().find(|pattern| known.contains(pattern.as_str()));
+                match found {
+                    Some(pattern) if has_members(&pattern) => collect_unknown(member, &path, &pattern, known, unknown),
+                    Some(_) => {}
                     None => unknown.push(path),
                 }
             }
         }
-        (Value::Array(given), Value::Array(known)) => {
-            for (i, (given, known)) in given.iter().zip(known).enumerate() {
-                compare(given, known, &format!("{at}[{i}]"), unknown);
+        Value::Array(elements) => {
+            for (i, element) in elements.iter().enumerate() {
+                collect_unknown(element, &format!("{at}[{i}]"), &format!("{pattern}[]"), known, unknown);
             }
         }
         _ => {}
@@ -339,18 +359,17 @@ mod tests {
                 "config.json: process.capabilities.bounding[2]: unknown capability \"cap_chown\" is ignored, write it in upper case",
             ]
         );
-        let process = config.spec.process().as_ref().unwrap();
-        assert_eq!(process.capabilities().as_ref().unwrap().bounding().as_ref().unwrap().len(), 1);
+        let process = config.spec.process.as_ref().unwrap();
+        assert_eq!(process.capabilities.as_ref().unwrap().bounding().as_ref().unwrap().len(), 1);
     }
 
     #[test]
-    fn unknown_members_are_allowed() {
-        let bytes =
-            br#"{"ociVersion": "1.0.0", "future": 1, "linux": {"devices": [{"type": "c", "path": "/dev/x", "x": 1}]}}"#;
-        let spec: Spec = serde_json::from_slice(bytes).unwrap();
+    fn unknown_members_are_allowed_and_can_be_named() {
+        let text = r#"{"ociVersion": "1.0.0", "future": 1, "annotations": {"x": "y"},
+            "linux": {"devices": [{"type": "c", "path": "/dev/x", "x": 1}], "sysctl": {"net.x": "1"}}}"#;
+        assert!(serde_json::from_str::<Spec>(text).is_ok());
         let mut unknown = Vec::new();
-        let given = serde_json::from_slice(bytes).unwrap();
-        compare(&given, &serde_json::to_value(&spec).unwrap(), "", &mut unknown);
+        collect_unknown(&serde_json::from_str(text).unwrap(), "", "", &known_members(), &mut unknown);
         unknown.sort();
         assert_eq!(unknown, ["future", "linux.devices[0].x"]);
     }

@@ -111,9 +111,9 @@ mod tests {
     #[test]
     fn both_configs_fit_the_specification() {
         let mut config = default();
-        serde_json::from_value::<oci_spec::runtime::Spec>(config.clone()).unwrap();
+        serde_json::from_value::<crate::plan::config::Spec>(config.clone()).unwrap();
         make_rootless(&mut config);
-        let spec = serde_json::from_value::<oci_spec::runtime::Spec>(config).unwrap();
-        assert_eq!(spec.linux().as_ref().unwrap().uid_mappings().as_ref().unwrap().len(), 1);
+        let spec = serde_json::from_value::<crate::plan::config::Spec>(config).unwrap();
+        assert_eq!(spec.linux.as_ref().unwrap().uid_mappings().as_ref().unwrap().len(), 1);
     }
 }

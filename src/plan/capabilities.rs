@@ -4,9 +4,10 @@
 
 use std::str::FromStr;
 
-use oci_spec::runtime::{Capabilities, Process};
+use oci_spec::runtime::Capabilities;
 use serde::{Serialize, Serializer};
 
+use super::config::Process;
 use super::problem::Problems;
 
 /// A set of capabilities, bit N for capability number N of `linux/capability.h`.
@@ -62,7 +63,7 @@ pub struct Sets {
 ///
 /// `available` is what the container can have (the caller's permitted set; everything in a user namespace of its own).
 pub fn from_spec(process: &Process, available: Set, problems: &mut Problems) -> Sets {
-    let Some(spec) = process.capabilities() else { return Sets::default() };
+    let Some(spec) = &process.capabilities else { return Sets::default() };
     let set = |names: &Option<Capabilities>| Set(names.iter().flatten().fold(0, |bits, c| bits | bit(&c.to_string())));
     let sets = Sets {
         bounding: set(spec.bounding()),
@@ -73,7 +74,7 @@ pub fn from_spec(process: &Process, available: Set, problems: &mut Problems) -> 
     };
     check_subsets(&sets, problems);
     check_available(&sets, available, problems);
-    let uid = process.user().uid();
+    let uid = process.user.uid();
     let lost = sets.effective.without(sets.ambient);
     if uid != 0 && !lost.is_empty() {
         problems.warn(

@@ -5,9 +5,9 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::Spec;
 use serde::Serialize;
 
+use super::config::Spec;
 use super::devices::{self, Device};
 use super::mount_options::{Propagation, PropagationType};
 use super::mounts::{self, Kind, Mount};
@@ -108,9 +108,9 @@ impl Filesystem {
     /// Plans the root filesystem of a bundle, whose path must be absolute. Problems carry the JSON path; the result is
     /// only meaningful without errors.
     pub fn from_spec(spec: &Spec, bundle: &Path, facts: &Facts, host: &Host, problems: &mut Problems) -> Self {
-        let linux = spec.linux().as_ref();
+        let linux = spec.linux.as_ref();
         let user_namespace = facts.new_user_ns || facts.joined_user_ns;
-        let mounts = mounts::plan(spec.mounts().as_deref().unwrap_or_default(), bundle, facts, problems);
+        let mounts = mounts::plan(spec.mounts.as_deref().unwrap_or_default(), bundle, facts, problems);
         let populate_dev = facts.new_mount_ns
             && !mounts.iter().any(|m| m.destination.as_str() == "/dev" && matches!(m.kind, Kind::Bind { .. }));
         let configured = linux.and_then(|l| l.devices().as_deref()).unwrap_or_default();
@@ -123,11 +123,11 @@ impl Filesystem {
         }
         let masked = linux.and_then(|l| l.masked_paths().as_deref()).unwrap_or_default();
         let read_only_paths = linux.and_then(|l| l.readonly_paths().as_deref()).unwrap_or_default();
-        let read_only = spec.root().as_ref().is_some_and(|root| root.readonly().unwrap_or(false));
+        let read_only = spec.root.as_ref().is_some_and(|root| root.readonly().unwrap_or(false));
         if read_only {
             needs_mount_namespace("root.readonly", facts, problems);
         }
-        let cwd = spec.process().as_ref().map(|p| p.cwd().to_string_lossy()).unwrap_or_default();
+        let cwd = spec.process.as_ref().map(|p| p.cwd.to_string_lossy()).unwrap_or_default();
         Self {
             root: root(spec, bundle, problems),
             read_only,
@@ -156,7 +156,7 @@ fn needs_mount_namespace(at: &str, facts: &Facts, problems: &mut Problems) {
 }
 
 fn root(spec: &Spec, bundle: &Path, problems: &mut Problems) -> PathBuf {
-    let Some(root) = spec.root() else {
+    let Some(root) = &spec.root else {
         problems.error("root", "is missing");
         return PathBuf::new();
     };

@@ -3,9 +3,9 @@
 
 use std::path::PathBuf;
 
-use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
+use super::config::Spec;
 use super::problem::Problems;
 
 /// A program that runs at a point of the life cycle.
@@ -34,7 +34,7 @@ pub struct Hooks {
 
 /// Reads `hooks`.
 pub fn from_spec(spec: &Spec, problems: &mut Problems) -> Hooks {
-    let Some(hooks) = spec.hooks() else { return Hooks::default() };
+    let Some(hooks) = &spec.hooks else { return Hooks::default() };
     #[allow(deprecated, reason = "prestart is deprecated in the spec, not gone: podman and the NVIDIA toolkit use it")]
     let prestart = hooks.prestart();
     let mut list = |kind: &str, hooks: &Option<Vec<oci_spec::runtime::Hook>>| -> Vec<Hook> {

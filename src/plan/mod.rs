@@ -3,6 +3,7 @@
 
 pub mod capabilities;
 pub mod cgroup;
+pub mod config;
 pub mod device_filter;
 pub mod devices;
 pub mod filesystem;
@@ -18,13 +19,14 @@ pub mod sysctl;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use oci_spec::runtime::{Linux, Spec};
+use oci_spec::runtime::Linux;
 use serde::Serialize;
 
 use crate::host::Host;
 use crate::seccomp;
 use capabilities::Set;
 use cgroup::Cgroup;
+use config::Spec;
 use filesystem::Filesystem;
 use hooks::Hooks;
 use idmap::IdMap;
@@ -72,9 +74,9 @@ impl Plan {
     /// Turns a config into a plan, or into all its faults. The warnings come with either.
     pub fn from_spec(spec: &Spec, host: &Host, request: &Request) -> (Option<Self>, Problems) {
         let mut problems = Problems::default();
-        version(spec.version(), &mut problems);
+        version(&spec.oci_version, &mut problems);
         let absent = Linux::default();
-        let linux = match spec.linux() {
+        let linux = match &spec.linux {
             Some(linux) => linux,
             None => {
                 problems.error("linux", "is missing: orlop runs Linux containers only");
@@ -105,13 +107,13 @@ impl Plan {
             bundle: request.bundle.clone(),
             shape: namespaces.shape(),
             filesystem,
-            hostname: name("hostname", spec.hostname(), &namespaces, &mut problems),
-            domainname: name("domainname", spec.domainname(), &namespaces, &mut problems),
+            hostname: name("hostname", &spec.hostname, &namespaces, &mut problems),
+            domainname: name("domainname", &spec.domainname, &namespaces, &mut problems),
             sysctl: sysctl::from_spec(linux, &namespaces, &mut problems),
             cgroup: Cgroup::from_spec(linux, &request.id, host, &mut problems),
             seccomp: seccomp_section(linux, &mut problems),
             hooks: hooks::from_spec(spec, &mut problems),
-            annotations: spec.annotations().clone().unwrap_or_default().into_iter().collect(),
+            annotations: spec.annotations.clone().unwrap_or_default().into_iter().collect(),
             no_pivot: request.no_pivot,
             new_keyring: !request.no_new_keyring,
             preserve_fds: request.preserve_fds,
@@ -176,12 +178,12 @@ fn refuse_what_is_not_carried_out(spec: &Spec, linux: &Linux, problems: &mut Pro
         }
     };
     let text = |value: &Option<String>| value.as_ref().is_some_and(|v| !v.is_empty());
-    if let Some(process) = spec.process() {
-        refuse(text(process.apparmor_profile()), "process.apparmorProfile");
-        refuse(text(process.selinux_label()), "process.selinuxLabel");
-        refuse(process.io_priority().is_some(), "process.ioPriority");
-        refuse(process.scheduler().is_some(), "process.scheduler");
-        refuse(process.exec_cpu_affinity().is_some(), "process.execCPUAffinity");
+    if let Some(process) = &spec.process {
+        refuse(text(&process.apparmor_profile), "process.apparmorProfile");
+        refuse(text(&process.selinux_label), "process.selinuxLabel");
+        refuse(process.io_priority.is_some(), "process.ioPriority");
+        refuse(process.scheduler.is_some(), "process.scheduler");
+        refuse(process.exec_cpu_affinity.is_some(), "process.execCPUAffinity");
     }
     refuse(linux.net_devices().as_ref().is_some_and(|d| !d.is_empty()), "linux.netDevices");
     refuse(linux.intel_rdt().is_some(), "linux.intelRdt");

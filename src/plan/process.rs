@@ -4,10 +4,11 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{PosixRlimit, PosixRlimitType, Spec};
+use oci_spec::runtime::{PosixRlimit, PosixRlimitType};
 use serde::Serialize;
 
 use super::capabilities::{self, Set, Sets};
+use super::config::Spec;
 use super::idmap::{IdMap, Range, to_host};
 use super::problem::Problems;
 
@@ -48,11 +49,11 @@ pub struct Process {
 
 /// Reads `process`; None if it is missing, which is a fault.
 pub fn from_spec(spec: &Spec, idmap: Option<&IdMap>, available: Set, problems: &mut Problems) -> Option<Process> {
-    let Some(process) = spec.process() else {
+    let Some(process) = &spec.process else {
         problems.error("process", "is missing: there is nothing to run");
         return None;
     };
-    let args = process.args().clone().unwrap_or_default();
+    let args = process.args.clone().unwrap_or_default();
     match args.first() {
         None => problems.error("process.args", "must not be empty"),
         Some(program) if program.is_empty() => problems.error("process.args[0]", "must not be empty"),
@@ -61,12 +62,12 @@ pub fn from_spec(spec: &Spec, idmap: Option<&IdMap>, available: Set, problems: &
     for (i, arg) in args.iter().enumerate() {
         problems.no_nul(format!("process.args[{i}]"), arg);
     }
-    let cwd = process.cwd().clone();
+    let cwd = process.cwd.clone();
     if !cwd.is_absolute() {
         problems.error("process.cwd", format!("must be an absolute path, is {cwd:?}"));
     }
     problems.no_nul("process.cwd", &cwd.to_string_lossy());
-    let user = process.user();
+    let user = &process.user;
     let additional_gids = user.additional_gids().clone().unwrap_or_default();
     if let Some(idmap) = idmap {
         check_mapped(idmap, user.uid(), user.gid(), &additional_gids, problems);
@@ -75,14 +76,14 @@ pub fn from_spec(spec: &Spec, idmap: Option<&IdMap>, available: Set, problems: &
     if umask > 0o777 {
         problems.error("process.user.umask", format!("must be at most 0777 (511), is {umask}"));
     }
-    let oom_score_adj = process.oom_score_adj();
+    let oom_score_adj = process.oom_score_adj;
     if let Some(score) = oom_score_adj
         && !(-1000..=1000).contains(&score)
     {
         problems.error("process.oomScoreAdj", format!("must be from -1000 to 1000, is {score}"));
     }
-    let terminal = process.terminal().unwrap_or(false);
-    let console_size = process.console_size().as_ref().filter(|_| terminal).and_then(|size| {
+    let terminal = process.terminal.unwrap_or(false);
+    let console_size = process.console_size.as_ref().filter(|_| terminal).and_then(|size| {
         let side = |name: &str, value: u64, problems: &mut Problems| {
             u16::try_from(value)
                 .map_err(|_| problems.error(format!("process.consoleSize.{name}"), "must be below 65536"))
@@ -90,8 +91,8 @@ pub fn from_spec(spec: &Spec, idmap: Option<&IdMap>, available: Set, problems: &
         Some((side("height", size.height(), problems).ok()?, side("width", size.width(), problems).ok()?))
     });
     Some(Process {
-        env: environment(process.env().as_deref().unwrap_or_default(), problems),
-        rlimits: rlimits(process.rlimits().as_deref().unwrap_or_default(), problems),
+        env: environment(process.env.as_deref().unwrap_or_default(), problems),
+        rlimits: rlimits(process.rlimits.as_deref().unwrap_or_default(), problems),
         capabilities: capabilities::from_spec(process, available, problems),
         args,
         cwd,
@@ -101,7 +102,7 @@ pub fn from_spec(spec: &Spec, idmap: Option<&IdMap>, available: Set, problems: &
         gid: user.gid(),
         additional_gids,
         umask,
-        no_new_privileges: process.no_new_privileges().unwrap_or(false),
+        no_new_privileges: process.no_new_privileges.unwrap_or(false),
         oom_score_adj,
     })
 }

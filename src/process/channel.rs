@@ -11,6 +11,7 @@
 //!                        ◀──   Go
 //!   Ready                ──▶   rlimits, saves the state, writes the pid file
 //!                        ◀──   Go
+//!   end of file          ──▶   ends: init lives without it
 //!   Warning { .. }             at any point
 //!   Failed { .. }              at any point; then _exit(1)
 //! ```

@@ -121,6 +121,8 @@ fn make(
     let state = parent.record(child, cgroups)?;
     parent.hand_over(child, &wishes)?;
     ours.send(&Message::Go).context("init died when it was ready")?;
+    // Init closes the channel when the death of this process no longer kills it: not before may this process end.
+    ours.receive()?;
     let child = undo.child.take().context("init is gone")?;
     Ok((state, child, master))
 }
