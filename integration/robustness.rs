@@ -64,6 +64,98 @@ fn e10_a_create_killed_at_any_time_is_cleared_by_delete_force() {
     bundle.create();
 }
 
+/// Runs `create` under strace, which kills whichever process of it makes the system call `name` for the `when`th time.
+/// Returns once the runtime's own process has ended.
+fn create_killed_at(bundle: &Bundle, strace: &std::path::Path, name: &str, when: u32) {
+    bundle.write_config();
+    let (root, dir) = (bundle.state_root(), bundle.dir.to_str().unwrap().to_string());
+    let mut running = runtime::Call::new(strace, &bundle.dir, bundle.layer)
+        .env("ORLOP_IT", &bundle.id)
+        // -I2: it can be told to let go.
+        .args(["-f", "-I2", "-o", "/dev/null", "-e", &format!("trace={name}")])
+        .args(["-e", &format!("inject={name}:signal=KILL:when={when}")])
+        .args([runtime::program().to_str().unwrap(), "--root", root.to_str().unwrap()])
+        .args(["create", "--bundle", &dir, "--pid-file", bundle.pid_file().to_str().unwrap(), &bundle.id])
+        .start();
+    let tracer = running.pid();
+    let mut main = None;
+    crate::harness::eventually("the traced create ends", || {
+        if running.child.try_wait().unwrap().is_some() {
+            return true;
+        }
+        let children = fs::read_to_string(format!("/proc/{tracer}/task/{tracer}/children")).unwrap_or_default();
+        main = main.or_else(|| children.split_whitespace().next().and_then(|pid| pid.parse::<i32>().ok()));
+        // strace stays for a container that was made; then it is let go.
+        main.is_some_and(|pid| {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            status.is_empty() || status.contains("State:\tZ")
+        })
+    });
+    if running.child.try_wait().unwrap().is_none() {
+        // SAFETY: no pointers; the child has not been waited for.
+        unsafe { libc::kill(tracer, libc::SIGTERM) };
+    }
+    drop(running.output());
+}
+
+#[test]
+fn e10_a_create_killed_at_a_system_call_is_cleared_by_delete_force() {
+    peer_differs!("runc", "1.1.5 leaves cgroups");
+    peer_differs!("crun", "1.8 leaves cgroups and processes");
+    let Some(strace) = crate::harness::host::find_program("strace") else {
+        crate::skip!("strace is not installed");
+    };
+    let points = [
+        ("mkdirat", 1),
+        ("mkdirat", 2),
+        ("mkdir", 1),
+        ("renameat", 1),
+        ("renameat", 2),
+        ("fsync", 1),
+        ("clone3", 1),
+        ("write", 1),
+        ("write", 3),
+        ("sendto", 1),
+        ("sendmsg", 1),
+        ("sendmsg", 3),
+        ("recvmsg", 2),
+        ("unshare", 1),
+        ("open_tree", 2),
+        ("fsmount", 1),
+        ("fsmount", 3),
+        ("move_mount", 1),
+        ("move_mount", 4),
+        ("mount_setattr", 2),
+        ("mknodat", 1),
+        ("symlinkat", 1),
+        ("pivot_root", 1),
+        ("umount2", 1),
+        ("capset", 1),
+        ("setresuid", 1),
+        ("close_range", 2),
+        ("close_range", 3),
+        ("unlinkat", 1),
+        ("prctl", 5),
+        ("accept4", 1),
+    ];
+    let bundle = Bundle::new().args(["/probe", "wait"]);
+    let mut hits = 0;
+    for (name, when) in points {
+        create_killed_at(&bundle, &strace, name, when);
+        let state = bundle.command("state");
+        hits += u32::from(!state.status.success() || state.json()["status"] != "created");
+        let out = bundle.delete_force();
+        assert!(out.status.success(), "{name} {when}: {out}");
+        let end = std::time::Instant::now() + Duration::from_secs(10);
+        while !bundle.leftovers().is_empty() && std::time::Instant::now() < end {
+            thread::sleep(Duration::from_millis(20));
+        }
+        assert!(bundle.leftovers().is_empty(), "killed at {name} {when}, deleted, and left: {:#?}", bundle.leftovers());
+    }
+    assert!(hits >= 10, "only {hits} of the kills hit anything: the list of system calls has aged");
+    bundle.create();
+}
+
 #[test]
 fn e11_the_init_of_a_killed_create_does_not_live_on() {
     orlop_only!("ties the half-made container to its maker");
