@@ -14,19 +14,15 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Replaces the path of the checkout and what describes the machine.
+/// Replaces the path of the checkout and drops what describes the machine.
 fn normalise(value: &mut Value) {
     match value {
         Value::String(text) => *text = text.replace(root().to_str().unwrap(), "$REPO"),
         Value::Array(list) => list.iter_mut().for_each(normalise),
         Value::Object(map) => {
+            // Where the caller's own cgroup is, and what the mounted hierarchies control.
+            map.remove("places");
             map.values_mut().for_each(normalise);
-            // Which controllers a hierarchy has and where the caller sits in it is the machine's business.
-            if map.contains_key("controllers") && map.contains_key("mount_point") {
-                map.insert("controllers".into(), Value::from("$HOST"));
-                let name = map["path"].as_str().and_then(|p| p.rsplit('/').next()).map(String::from);
-                map.insert("path".into(), Value::from(name));
-            }
         }
         _ => {}
     }
