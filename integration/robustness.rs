@@ -83,8 +83,14 @@ fn create_killed_at(bundle: &Bundle, strace: &std::path::Path, name: &str, when:
         if running.child.try_wait().unwrap().is_some() {
             return true;
         }
+        // strace also has short-lived children of its own.
         let children = fs::read_to_string(format!("/proc/{tracer}/task/{tracer}/children")).unwrap_or_default();
-        main = main.or_else(|| children.split_whitespace().next().and_then(|pid| pid.parse::<i32>().ok()));
+        let program = runtime::program();
+        let runs_it = |pid: &i32| {
+            let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            words.split(|b| *b == 0).next() == Some(program.to_str().unwrap().as_bytes())
+        };
+        main = main.or_else(|| children.split_whitespace().filter_map(|pid| pid.parse().ok()).find(runs_it));
         // strace stays for a container that was made; then it is let go.
         main.is_some_and(|pid| {
             let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
@@ -163,9 +169,11 @@ fn e11_the_init_of_a_killed_create_does_not_live_on() {
     // A hook that hangs holds the create at a known point, with init waiting.
     let hold = bundle.dir.join("held");
     let probe = runtime::base().join("probe");
+    let marker = format!("ORLOP_IT={}", bundle.id);
     let bundle = bundle.push(
         "/hooks/createRuntime",
-        json!({"path": probe.to_str().unwrap(), "args": ["hold", "hook", hold.to_str().unwrap(), "hang"], "timeout": 5}),
+        json!({"path": probe.to_str().unwrap(), "args": ["hold", "hook", hold.to_str().unwrap(), "hang"],
+            "env": [marker], "timeout": 600}),
     );
     let running = bundle.call_new("create", &[]).start();
     crate::harness::eventually("the hook runs", || hold.exists());
@@ -173,7 +181,7 @@ fn e11_the_init_of_a_killed_create_does_not_live_on() {
     unsafe { libc::kill(running.pid(), libc::SIGKILL) };
     drop(running.output());
     bundle.delete_force().ok();
-    // The hook itself was started with another environment and is killed with its process group or by its reader.
+    // The hook too: nobody is left to hold it to its timeout.
     bundle.check_clean();
 }
 
