@@ -20,7 +20,8 @@ fn normalise(value: &mut Value) {
         Value::String(text) => *text = text.replace(root().to_str().unwrap(), "$REPO"),
         Value::Array(list) => list.iter_mut().for_each(normalise),
         Value::Object(map) => {
-            map.remove("host");
+            // Where the caller's own cgroup is, and what the mounted hierarchies control.
+            map.remove("places");
             map.values_mut().for_each(normalise);
         }
         _ => {}

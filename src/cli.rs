@@ -14,12 +14,12 @@ use crate::log;
 
 /// A low-level OCI container runtime: it turns a bundle (config.json and a root filesystem) into a confined process.
 #[derive(Debug, Parser)]
-#[command(name = "orlop", disable_version_flag = true, disable_help_subcommand = true, subcommand_required = true)]
+#[command(name = "orlop", disable_version_flag = true, disable_help_subcommand = true)]
 pub struct Cli {
     #[command(flatten)]
     pub global: Global,
     #[command(subcommand)]
-    pub command: Command,
+    pub command: Option<Command>,
 }
 
 /// Flags that stand before the command.
@@ -234,17 +234,25 @@ pub fn main() -> ExitCode {
 
 fn run(arguments: &[OsString]) -> Result<u8> {
     crate::sys::fd::sanitise_stdio()?;
-    // Whatever the caller left open must not reach the container (CVE-2024-21626); --preserve-fds undoes it for its own.
-    crate::sys::fd::close_on_exec_from(3)?;
     let cli = match parse(arguments) {
-        Ok(Some(cli)) => cli,
-        Ok(None) => return Ok(0),
+        Ok(cli) => cli,
         Err(e) => return usage(&e),
     };
-    if matches!(cli.command, Command::Create(_) | Command::Run(_)) {
+    let global = &cli.global;
+    let command = match cli.command {
+        _ if global.version => {
+            print_version();
+            return Ok(0);
+        }
+        Some(command) => command,
+        None => return usage(&Cli::command().error(clap::error::ErrorKind::MissingSubcommand, "a command is missing")),
+    };
+    if matches!(command, Command::Create(_) | Command::Run(_)) {
         crate::sealed::ensure(arguments)?;
     }
-    let global = &cli.global;
+    // Whatever the caller left open must not reach the container (CVE-2024-21626). Not before the binary has executed
+    // itself: --preserve-fds asks for some of them.
+    crate::sys::fd::close_on_exec_from(3)?;
     log::init(global.log.clone(), global.log_format, global.debug);
     if global.systemd_cgroup {
         let refused: Result<u8> =
@@ -255,7 +263,7 @@ fn run(arguments: &[OsString]) -> Result<u8> {
         bail!("--rootless true: ignoring cgroup permission errors is not carried out yet");
     }
     let root = command::state_root(global.root.as_deref())?;
-    match cli.command {
+    match command {
         Command::Create(args) => command::create::create(&root, &args),
         Command::Start(args) => command::start::start(&root, &args.id),
         Command::State(args) => command::state::state(&root, &args.id),
@@ -270,20 +278,18 @@ fn run(arguments: &[OsString]) -> Result<u8> {
     }
 }
 
-/// None: --version was answered.
-fn parse(arguments: &[OsString]) -> Result<Option<Cli>, clap::Error> {
-    // --version stands alone, as in runc, though a command is required otherwise.
-    let asks_version = |a: &OsString| a == "--version" || a == "-v";
-    if arguments.iter().skip(1).take_while(|a| a.to_string_lossy().starts_with('-')).any(asks_version) {
-        command::print(&format!(
-            "orlop version {}\ncommit: {}\nspec: {}",
-            env!("CARGO_PKG_VERSION"),
-            option_env!("ORLOP_COMMIT").unwrap_or("unknown"),
-            crate::spec::OCI_VERSION
-        ));
-        return Ok(None);
-    }
-    Cli::command().try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches)).map(Some)
+fn parse(arguments: &[OsString]) -> Result<Cli, clap::Error> {
+    Cli::command().try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches))
+}
+
+/// The lines of runc's `--version`.
+fn print_version() {
+    command::print(&format!(
+        "orlop version {}\ncommit: {}\nspec: {}",
+        env!("CARGO_PKG_VERSION"),
+        option_env!("ORLOP_COMMIT").unwrap_or("unknown"),
+        crate::spec::OCI_VERSION
+    ));
 }
 
 /// Help goes to stdout with status 0; an error of usage to stderr with status 1, as runc's.
@@ -347,5 +353,8 @@ mod tests {
             assert!(parse(&words).is_ok(), "{line}");
         }
         assert!(parse(&["orlop".into(), "create".into()]).is_err());
+        assert!(
+            parse(&["orlop".into(), "--root".into(), "/r".into(), "--version".into()]).is_ok_and(|c| c.global.version)
+        );
     }
 }

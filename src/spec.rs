@@ -7,13 +7,15 @@ use std::fmt::Write;
 use std::io::Read;
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail};
 use serde_json::Value;
 
 use crate::error::ResultExt;
 use crate::plan::capabilities;
 use crate::plan::config::Spec;
 use crate::plan::problem::Problems;
+
+mod shape;
 
 /// The version of the runtime specification that orlop implements.
 pub const OCI_VERSION: &str = "1.3.0";
@@ -45,10 +47,7 @@ pub fn load(bundle: &Path) -> Result<Config> {
     if bytes.len() as u64 > SIZE_LIMIT {
         bail!("{}: larger than {SIZE_LIMIT} bytes", path.display());
     }
-    parse(bytes).with_context(|| "config.json".to_string()).or_else(|e| match e.downcast::<Problems>() {
-        Ok(problems) => Err(problems.into()), // its lines begin with config.json themselves
-        Err(e) => Err(e),
-    })
+    parse(bytes)
 }
 
 fn lower(error: &std::io::Error) -> String {
@@ -58,6 +57,7 @@ fn lower(error: &std::io::Error) -> String {
 fn parse(bytes: Vec<u8>) -> Result<Config> {
     match serde_json::from_slice::<Spec>(&bytes) {
         Ok(spec) => {
+            shape::check(&bytes).map_err(|e| cite(&bytes, &e))?;
             if crate::log::debugging() {
                 report_unknown_members(&bytes);
             }
@@ -85,12 +85,12 @@ fn explain(bytes: Vec<u8>, error: &serde_json::Error) -> Result<Config> {
     }
 }
 
-/// `12:7: invalid type: string "x", expected u32`, the line and a caret.
+/// `config.json:12:7: invalid type: string "x", expected u32`, the line and a caret.
 fn cite(bytes: &[u8], error: &serde_json::Error) -> anyhow::Error {
     let (line, column) = (error.line(), error.column());
     let message = error.to_string();
     let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message);
-    let mut text = format!("{line}:{column}: {message}");
+    let mut text = format!("config.json:{line}:{column}: {message}");
     let source = bytes.split(|b| *b == b'\n').nth(line.saturating_sub(1)).unwrap_or_default();
     let source = String::from_utf8_lossy(source);
     // A config on one line is cited around the fault only.
@@ -318,10 +318,19 @@ mod tests {
         let text = "{\n  \"ociVersion\": \"1.0.0\",\n  \"root\": {\"path\": 7}\n}";
         assert_eq!(
             fails(text),
-            "3:20: invalid type: integer `7`, expected path string\n    \"root\": {\"path\": 7}\n                     ^"
+            "config.json:3:20: invalid type: integer `7`, expected path string\n    \"root\": {\"path\": 7}\n                     ^"
         );
-        assert!(fails("{\"a\": ").starts_with("1:6: EOF while parsing"));
-        assert!(fails("").starts_with("1:0: EOF"));
+        assert!(fails("{\"a\": ").starts_with("config.json:1:6: EOF while parsing"));
+        assert!(fails("").starts_with("config.json:1:0: EOF"));
+    }
+
+    #[test]
+    fn an_array_in_the_place_of_an_object_is_a_fault() {
+        let text = fails("{\"ociVersion\": \"1.0.0\",\n \"linux\": {\"resources\": []}}");
+        assert!(text.starts_with("config.json:2:25: invalid type: sequence, expected an object"), "{text}");
+        let text = fails(r#"{"ociVersion": "1.0.0", "mounts": [["/x"]]}"#);
+        assert!(text.contains("invalid type: sequence"), "{text}");
+        assert!(parse(br#"{"ociVersion": "1.0.0", "linux": {"resources": null, "devices": null}}"#.to_vec()).is_ok());
     }
 
     #[test]

@@ -247,19 +247,24 @@ pub fn join_session_keyring(name: &std::ffi::CStr) -> Result<()> {
 /// Resets every signal to its default action and unblocks all: what the caller ignored (Go programs and shells ignore
 /// SIGPIPE, SIGHUP, ..) would otherwise be inherited through `execve`.
 pub fn reset_signals() {
-    for signal in 1..=64 {
-        if signal == libc::SIGKILL || signal == libc::SIGSTOP {
-            continue;
-        }
-        // SAFETY: SIG_DFL installs no handler; numbers that libc reserves fail with EINVAL, which is fine.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    /// The kernel's own `struct sigaction`: libc's refuses the two signals that it keeps for itself (nptl(7)).
+    #[repr(C)]
+    struct Action {
+        handler: usize,
+        flags: libc::c_ulong,
+        restorer: usize,
+        mask: u64,
     }
-    // SAFETY: sigset_t is plain data and sigemptyset initialises it.
+    let default = Action { handler: libc::SIG_DFL, flags: 0, restorer: 0, mask: 0 };
+    for signal in (1..=64).filter(|s| ![libc::SIGKILL, libc::SIGSTOP].contains(s)) {
+        // SAFETY: the action has the kernel's layout and installs no handler; a null old action is allowed.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, &raw const default, std::ptr::null_mut::<Action>(), 8) };
+    }
+    let none = 0_u64;
+    // SAFETY: the set has the kernel's size of 8 bytes; a null old set is allowed.
     unsafe {
-        let mut none: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut none);
-        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
-    }
+        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const none, std::ptr::null_mut::<u64>(), 8)
+    };
 }
 
 /// Whether the caller ignores `signal`.
