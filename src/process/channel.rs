@@ -60,9 +60,9 @@ pub struct Failure {
 
 impl From<&anyhow::Error> for Failure {
     fn from(error: &anyhow::Error) -> Self {
-        let cut = |text: String| text.chars().take(4096).collect();
+        let cut = |text: String| text.chars().take(512).collect();
         Self {
-            chain: error.chain().map(|cause| cut(cause.to_string())).take(16).collect(),
+            chain: error.chain().map(|cause| cut(cause.to_string())).take(12).collect(),
             hints: error::hints(error).into_iter().map(cut).take(8).collect(),
             errno: error::errno_of(error).map(|errno| errno as i32),
         }

@@ -107,6 +107,7 @@ fn make(
         rootfs,
         cgroup: &cgroup,
         cgroup_mounts,
+        ignored_signals: host.ignored_signals,
         joined: namespace::open_joined(&plan.namespaces)?,
         start: listen_for_start(dir)?,
         proc: Proc::open()?,

@@ -40,6 +40,8 @@ pub struct Inherited<'a> {
     pub joined: Vec<Joined>,
     pub rootfs: Prepared,
     pub cgroup_mounts: CgroupMounts,
+    /// As in [`crate::host::Host`].
+    pub ignored_signals: u64,
     /// The listening socket of `start`.
     pub start: OwnedFd,
     /// The parent's descriptors that a child must not keep: the lock of the state directory would outlive its holder,
@@ -141,7 +143,7 @@ fn prepare(plan: &Plan, mut inherited: Inherited<'_>, channel: &mut Channel, pro
     if plan.shape == Shape::Direct {
         join_cgroup(inherited.cgroup)?;
     }
-    reset_signals();
+    reset_signals(inherited.ignored_signals);
     channel.send(&Message::NeedIdMap)?;
     channel.expect_go()?;
 

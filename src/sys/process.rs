@@ -244,9 +244,10 @@ pub fn join_session_keyring(name: &std::ffi::CStr) -> Result<()> {
     call!("keyctl(JOIN_SESSION_KEYRING, {name:?})" => value).map(drop)
 }
 
-/// Resets every signal to its default action and unblocks all: what the caller ignored (Go programs and shells ignore
-/// SIGPIPE, SIGHUP, ..) would otherwise be inherited through `execve`.
-pub fn reset_signals() {
+/// Resets the signals that are ignored (bit N-1 of `ignored` for signal N) to their default action and unblocks all: what
+/// the caller ignored (Go programs and shells ignore SIGPIPE, SIGHUP, ..) would otherwise be inherited through `execve`,
+/// which resets handlers but not this.
+pub fn reset_signals(ignored: u64) {
     /// The kernel's own `struct sigaction`: libc's refuses the two signals that it keeps for itself (nptl(7)).
     #[repr(C)]
     struct Action {
@@ -256,7 +257,7 @@ pub fn reset_signals() {
         mask: u64,
     }
     let default = Action { handler: libc::SIG_DFL, flags: 0, restorer: 0, mask: 0 };
-    for signal in (1..=64).filter(|s| ![libc::SIGKILL, libc::SIGSTOP].contains(s)) {
+    for signal in (1..=64).filter(|signal| ignored >> (signal - 1) & 1 == 1) {
         // SAFETY: the action has the kernel's layout and installs no handler; a null old action is allowed.
         unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, &raw const default, std::ptr::null_mut::<Action>(), 8) };
     }
