@@ -58,6 +58,7 @@ pub enum Rootless {
 
 /// The commands.
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "there is one value of it in the life of the program")]
 pub enum Command {
     /// Create a container: everything but its program
     Create(Create),

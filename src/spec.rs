@@ -354,7 +354,7 @@ mod tests {
     #[test]
     fn an_array_in_the_place_of_an_object_is_a_fault() {
         let text = fails("{\"ociVersion\": \"1.0.0\",\n \"linux\": {\"resources\": []}}");
-        assert!(text.starts_with("config.json:2:25: invalid type: sequence, expected an object"), "{text}");
+        assert!(text.starts_with("config.json:2:26: invalid type: sequence, expected an object"), "{text}");
         let text = fails(r#"{"ociVersion": "1.0.0", "mounts": [["/x"]]}"#);
         assert!(text.contains("invalid type: sequence"), "{text}");
         assert!(parse(br#"{"ociVersion": "1.0.0", "linux": {"resources": null, "devices": null}}"#.to_vec()).is_ok());

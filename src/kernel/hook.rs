@@ -37,6 +37,8 @@ pub fn run(hook: &Hook, state: &str) -> Result<()> {
     if let Some((name, arguments)) = hook.args.split_first() {
         command.arg0(name).args(arguments);
     }
+    // A hook must not outlive a runtime that is killed: nobody would enforce its timeout.
+    crate::sys::process::die_with_parent(&mut command);
     command.envs(hook.env.iter().filter_map(|entry| entry.split_once('=')));
     let mut child = command.spawn().with_context(|| format!("execve({:?})", hook.path))?;
     let done = converse(&mut child, state, hook.timeout.map(Duration::from_secs));

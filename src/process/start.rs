@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Releasing init, and hearing whether its execve worked: runc's FIFO cannot say.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
@@ -11,9 +11,9 @@ use crate::error::ResultExt;
 use crate::kernel::hook;
 use crate::kernel::procfs::{self, Proc};
 use crate::process::channel::{Channel, Message};
+use crate::process::destroy;
 use crate::state::{START_SOCKET, State, StateDir, Status, hook_state};
 use crate::sys::call;
-use crate::sys::process::pidfd_send_signal;
 
 /// Starts the container's program and runs the poststart hooks. Returns when the program runs.
 pub fn start(dir: &StateDir, state: &State, proc: &Proc) -> Result<()> {
@@ -31,8 +31,8 @@ pub fn start(dir: &StateDir, state: &State, proc: &Proc) -> Result<()> {
     let text = hook_state(&state.id, Status::Running, state.init.pid, &state.bundle, &state.annotations);
     hook::run_all("poststart", &state.poststart, &text).inspect_err(|_| {
         // runtime.md#lifecycle: a failing poststart hook stops the container.
-        if let Ok(Some(found)) = proc.find(&state.init) {
-            drop(pidfd_send_signal(found.pidfd.as_fd(), libc::SIGKILL));
+        if let Err(e) = destroy::kill_and_wait(proc, &state.init) {
+            crate::log::warn(&crate::error::one_line(&e));
         }
     })
 }

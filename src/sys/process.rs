@@ -284,3 +284,22 @@ pub fn kill(pid: Pid, signal: libc::c_int) -> Result<()> {
     let value = check(unsafe { libc::kill(pid.as_raw(), signal) }.into());
     call!("kill({pid}, {signal})" => value).map(drop)
 }
+
+/// Makes the process of `command` get SIGKILL when the calling process ends.
+pub fn die_with_parent(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    let parent = std::process::id();
+    let set = move || -> std::io::Result<()> {
+        // SAFETY: async-signal-safe calls without pointers, in a child of a process with one thread.
+        unsafe {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            // The parent may have ended before the call; then this process has another one by now.
+            if u32::try_from(libc::getppid()) != Ok(parent) {
+                libc::_exit(1);
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: the closure allocates nothing and takes no lock.
+    unsafe { command.pre_exec(set) };
+}
