@@ -42,16 +42,12 @@ pub fn load(bundle: &Path) -> Result<Config> {
         Ok(bytes)
     };
     let bytes = open()
-        .map_err(|e| anyhow!("{}: {}", path.display(), lower(&e)))
+        .map_err(|e| anyhow!("{}: {}", path.display(), crate::sys::describe_io(&e)))
         .hint("a bundle is a directory with config.json; orlop spec writes one to begin with")?;
     if bytes.len() as u64 > SIZE_LIMIT {
         bail!("{}: larger than {SIZE_LIMIT} bytes", path.display());
     }
     parse(bytes)
-}
-
-fn lower(error: &std::io::Error) -> String {
-    error.raw_os_error().map_or_else(|| error.to_string(), |n| crate::sys::describe(nix::errno::Errno::from_raw(n)))
 }
 
 /// A `process` object of its own, for `exec --process`.

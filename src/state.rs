@@ -107,7 +107,7 @@ pub fn hook_state(id: &str, status: Status, pid: i32, bundle: &Path, annotations
     state.to_string()
 }
 
-/// Refuses ids that could leave the root or confuse a reader: `[A-Za-z0-9_+.-]{1,1024}`, but not `.` or `..`.
+/// Refuses ids that could leave the root or confuse a reader: `[A-Za-z0-9_+.-]{1,255}`, but not `.` or `..`.
 pub fn check_id(id: &str) -> Result<()> {
     let fine = |b: u8| b.is_ascii_alphanumeric() || b"_+.-".contains(&b);
     if id.is_empty() || id.len() > 255 || id == "." || id == ".." || !id.bytes().all(fine) {

@@ -260,8 +260,8 @@ impl Parent<'_> {
         }
         let pid = undo.child.as_ref().map_or(0, |child| child.pid.as_raw());
         let state = hook_state(&self.plan.id, Status::Creating, pid, &self.plan.bundle, &self.plan.annotations);
-        hook::run_all("prestart", &hooks.prestart, &state)?;
-        hook::run_all("createRuntime", &hooks.create_runtime, &state)
+        hook::run_all("prestart", &hooks.prestart, &state, Some(self.interrupts))?;
+        hook::run_all("createRuntime", &hooks.create_runtime, &state, Some(self.interrupts))
     }
 
     /// The error for a child that is gone without a word.

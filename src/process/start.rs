@@ -29,7 +29,7 @@ pub fn start(dir: &StateDir, state: &State, proc: &Proc) -> Result<()> {
         return Ok(());
     }
     let text = hook_state(&state.id, Status::Running, state.init.pid, &state.bundle, &state.annotations);
-    hook::run_all("poststart", &state.poststart, &text).inspect_err(|_| {
+    hook::run_all("poststart", &state.poststart, &text, None).inspect_err(|_| {
         // runtime.md#lifecycle: a failing poststart hook stops the container.
         if let Err(e) = destroy::kill_and_wait(proc, &state.init) {
             crate::log::warn(&crate::error::one_line(&e));

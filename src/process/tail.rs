@@ -156,6 +156,7 @@ fn last_steps(plan: &Plan, channel: &Channel) -> Result<()> {
 /// numbers behind: the socket of `start`, if there is one, then the channel.
 fn keep_only(start: Option<OwnedFd>, channel: &mut Channel, preserved: u32) -> Result<Option<OwnedFd>> {
     let first = (3 + preserved).cast_signed();
+    crate::log::silence();
     // They move out of the way first, and their owners are gone before another takes the number: dropping one later
     // would close a stranger.
     let high = |fd: BorrowedFd<'_>| -> sys::Result<OwnedFd> {

@@ -49,6 +49,11 @@ pub fn describe(errno: Errno) -> String {
     format!("{words} ({errno:?})")
 }
 
+/// The same for an error of the standard library.
+pub fn describe_io(error: &std::io::Error) -> String {
+    error.raw_os_error().map_or_else(|| error.to_string(), |number| describe(Errno::from_raw(number)))
+}
+
 /// Runs a call that yields `Result<T, Errno>` and, only if it failed, formats it: `call!("dup({old})" => dup(old))`.
 /// Under `--debug` a success is logged too.
 #[macro_export]

@@ -129,6 +129,12 @@ pub fn ambient_raise(number: u32) -> Result<()> {
     prctl("PR_CAP_AMBIENT", libc::PR_CAP_AMBIENT, ambient(libc::PR_CAP_AMBIENT_RAISE), number.into()).map(drop)
 }
 
+/// PR_CAP_AMBIENT_IS_SET; EINVAL beyond the kernel's last capability.
+pub fn ambient_has(number: u32) -> Result<bool> {
+    prctl("PR_CAP_AMBIENT", libc::PR_CAP_AMBIENT, ambient(libc::PR_CAP_AMBIENT_IS_SET), number.into())
+        .map(|value| value == 1)
+}
+
 fn ambient(operation: libc::c_int) -> libc::c_ulong {
     libc::c_ulong::from(operation.unsigned_abs())
 }
