@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The child, from its clone to its execve. It is a fork of the runtime: the plan and every descriptor are simply there.
-//! It opens no path of the host.
+//! It opens no path of the host but, in a user namespace, those of the root and of bind mounts once more
+//! (`Prepared::lock`).
 
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 
@@ -119,6 +120,7 @@ fn prepare(plan: &Plan, mut inherited: Inherited<'_>, channel: &mut Channel, pro
     }
     inherited.joined.clear();
     if plan.namespaces.is_separate(Kind::User) {
+        inherited.rootfs.lock(&plan.filesystem)?;
         idmap::become_root()?;
         // The change of user has cleared it.
         set_parent_death_signal(libc::SIGKILL)?;
