@@ -178,9 +178,7 @@ fn wait_and_exec(plan: &Plan, mut tail: Tail) -> ! {
         // A `start` that died before it said Go has started nothing: wait for the next one.
         let Ok(Some((Message::Go, word))) = connection.receive() else { continue };
         drop(start);
-        let error = start_hooks(plan)
-            .and_then(|()| taken_word(word))
-            .map_or_else(|e| e, |taken| tail::exec(plan, tail, &connection, &taken));
+        let error = taken_word(word).map_or_else(|e| e, |taken| run_program(plan, tail, &connection, &taken));
         tail::fail(&connection, &error)
     }
 }
@@ -193,11 +191,19 @@ fn taken_word(memfd: Option<OwnedFd>) -> Result<SharedWord> {
     })
 }
 
-fn start_hooks(plan: &Plan) -> Result<()> {
-    if plan.hooks.start_container.is_empty() {
-        return Ok(());
+/// The startContainer hooks, if there are any, and the program. Returns only on failure.
+fn run_program(plan: &Plan, tail: Tail, connection: &Channel, taken: &SharedWord) -> anyhow::Error {
+    let hooks = &plan.hooks.start_container;
+    if hooks.is_empty() {
+        return tail::exec(plan, tail, connection, taken);
     }
-    let state =
-        hook_state(&plan.id, Status::Created, std::process::id().cast_signed(), &plan.bundle, &plan.annotations);
-    hook::run_all("startContainer", &plan.hooks.start_container, &state, None)
+    let pid = std::process::id().cast_signed();
+    let state = hook_state(&plan.id, Status::Created, pid, &plan.bundle, &plan.annotations);
+    // The hooks are programs of the image, and must not be able to do what its process cannot.
+    let ran = tail::load_late_filter(plan, connection, taken)
+        .and_then(|()| hook::run_all("startContainer", hooks, &state, None));
+    match ran {
+        Err(e) => e,
+        Ok(()) => tail::exec_filtered(plan, tail, connection),
+    }
 }

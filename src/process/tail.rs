@@ -116,10 +116,22 @@ pub fn commit(channel: &Channel) -> Result<()> {
 /// The late filter, and execve. The channel is the only descriptor beside stdio and the preserved ones, and execve
 /// closes it: its end of file says that the program runs. Returns only on failure.
 pub fn exec(plan: &Plan, tail: Tail, channel: &Channel, taken: &SharedWord) -> anyhow::Error {
-    match last_steps(plan, channel, taken) {
+    match close_all(plan, channel).and_then(|()| load_late_filter(plan, channel, taken)) {
         Err(e) => e,
-        Ok(()) => {
-            let error = execve(&tail.program, &tail.args, &tail.env);
+        Ok(()) => execute(tail),
+    }
+}
+
+/// As [`exec`], for a process that has loaded the late filter already.
+pub fn exec_filtered(plan: &Plan, tail: Tail, channel: &Channel) -> anyhow::Error {
+    match close_all(plan, channel) {
+        Err(e) => e,
+        Ok(()) => execute(tail),
+    }
+}
+
+fn execute(tail: Tail) -> anyhow::Error {
+    let error = execve(&tail.program, &tail.args, &tail.env);
             let program = tail.program;
             let text = program.to_string_lossy().into_owned();
             let failed: sys::Result<()> = Err(error);
@@ -139,11 +151,9 @@ pub fn exec(plan: &Plan, tail: Tail, channel: &Channel, taken: &SharedWord) -> a
             }
             .err()
             .unwrap_or_else(|| anyhow::anyhow!("execve returned without an error"))
-        }
-    }
 }
 
-fn last_steps(plan: &Plan, channel: &Channel, taken: &SharedWord) -> Result<()> {
+fn close_all(plan: &Plan, channel: &Channel) -> Result<()> {
     let first = 3 + plan.preserve_fds;
     for fd in 3..first {
         set_close_on_exec(fd.cast_signed(), false).with_context(|| format!("--preserve-fds: descriptor {fd}"))?;
@@ -152,14 +162,18 @@ fn last_steps(plan: &Plan, channel: &Channel, taken: &SharedWord) -> Result<()> 
     let below = if kept > first { close_range(first, kept - 1) } else { Ok(()) };
     let closed = below.and_then(|()| close_range(kept + 1, u32::MAX));
     match closed {
-        // An early filter may not know the call. `keep_only` has closed everything before it was loaded.
-        Err(e) if plan.seccomp.is_some() && matches!(e.errno, Errno::ENOSYS | Errno::EPERM) => {}
-        other => other?,
+        // A filter that is loaded already may not know the call. `keep_only` has closed everything before it was loaded.
+        Err(e) if plan.seccomp.is_some() && matches!(e.errno, Errno::ENOSYS | Errno::EPERM) => Ok(()),
+        other => Ok(other?),
     }
-    if let Some(filter) = plan.seccomp.as_ref().filter(|_| plan.process.no_new_privileges) {
-        load_filter(filter, channel, taken)?;
+}
+
+/// The filter of a process with no_new_privs.
+pub fn load_late_filter(plan: &Plan, channel: &Channel, taken: &SharedWord) -> Result<()> {
+    match plan.seccomp.as_ref().filter(|_| plan.process.no_new_privileges) {
+        Some(filter) => load_filter(filter, channel, taken),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 fn load_filter(filter: &Compiled, channel: &Channel, taken: &SharedWord) -> Result<()> {
