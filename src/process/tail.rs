@@ -90,6 +90,8 @@ pub fn confine(
     drop(proc);
     let filter_early = plan.seccomp.as_ref().filter(|_| !process.no_new_privileges);
     let start = keep_only(start, channel, plan.preserve_fds)?;
+    // As root first, since WORKDIR is often a directory that only root may enter; `enter_cwd` checks where it led.
+    let entered = chdir(&process.cwd).is_ok();
     if let Some(filter) = filter_early {
         // Without no_new_privs loading is privileged, so it comes before the capabilities go.
         load_filter(filter, channel, taken)?;
@@ -98,7 +100,7 @@ pub fn confine(
     // The change of user has cleared it.
     set_parent_death_signal(libc::SIGKILL)?;
     capability::verify(process, filter_early.is_some())?;
-    enter_cwd(plan)?;
+    enter_cwd(plan, entered)?;
     let program = executable::find(process)?;
     let c_string = |text: &String| CString::new(text.as_bytes()).context("an argument contains a NUL byte");
     let args = process.args.iter().map(c_string).collect::<Result<_>>()?;
@@ -232,10 +234,13 @@ pub fn new_keyring(plan: &Plan, channel: &Channel) -> Result<()> {
     }
 }
 
-/// Changes the directory and makes sure that it is below the root: `/proc/self/fd/N` could lead out (CVE-2024-21626).
-fn enter_cwd(plan: &Plan) -> Result<()> {
+/// Changes the directory, unless root has `entered` it, and makes sure that it is below the root: `/proc/self/fd/N` could
+/// lead out (CVE-2024-21626).
+fn enter_cwd(plan: &Plan, entered: bool) -> Result<()> {
     let cwd = &plan.process.cwd;
-    call!("chdir({cwd:?})" => chdir(cwd)).context("process.cwd")?;
+    if !entered {
+        call!("chdir({cwd:?})" => chdir(cwd)).context("process.cwd")?;
+    }
     let mut buffer = [0_u8; 4096];
     match sys::fd::getcwd(&mut buffer) {
         Ok(path) if path.first() == Some(&b'/') => Ok(()),
