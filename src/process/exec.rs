@@ -25,7 +25,7 @@ use crate::state::{State, Status, hook_state};
 use crate::sys::call;
 use crate::sys::clone::{Child, Clone, clone3, setns};
 use crate::sys::memory::SharedWord;
-use crate::sys::process::{pidfd_send_signal, set_dumpable, set_parent_death_signal, wait};
+use crate::sys::process::{pidfd_send_signal, set_dumpable, setgroups, set_parent_death_signal, wait};
 
 /// A process in a container.
 pub struct Executed {
@@ -211,6 +211,10 @@ fn join(plan: &Plan, init: &Found) -> Result<()> {
     let flags = kinds
         .filter(|kind| *kind != Kind::Pid && plan.namespaces.is_separate(*kind))
         .fold(0, |flags, kind| flags | kind.flag());
+    if plan.namespaces.is_separate(Kind::User) {
+        // Inside, setgroups(2) may be denied.
+        setgroups(&[])?;
+    }
     if flags != 0 {
         setns(init.pidfd.as_fd(), flags).hint_if(Errno::ESRCH, "init has ended").with_context(|| {
             format!("join the container's namespaces ({:?})", CloneFlags::from_bits_truncate(flags))

@@ -65,8 +65,8 @@ fn stage_and_clone(plan: &Plan, inherited: &Inherited<'_>) -> Result<Clone> {
     }
     // The PID namespace before the user namespace: its owner may be the host's. Both take CAP_SYS_ADMIN over the target,
     // which the host's root has over every descendant.
-    namespace::join_one(&inherited.joined, Kind::Pid)?;
-    namespace::join_one(&inherited.joined, Kind::User)?;
+    namespace::join_pid(&inherited.joined)?;
+    namespace::join_user(&inherited.joined)?;
     let mut flags = plan.namespaces.clone_flags();
     if !plan.namespaces.time_offsets.is_empty() {
         flags &= !sys::clone::NEWTIME; // the namespace exists, and the child enters it
@@ -116,7 +116,7 @@ fn prepare(plan: &Plan, mut inherited: Inherited<'_>, channel: &mut Channel, pro
     progress.reached(Step::Namespaces);
     if plan.shape == Shape::Direct {
         namespace::join_others(&inherited.joined)?;
-        namespace::join_one(&inherited.joined, Kind::User)?;
+        namespace::join_user(&inherited.joined)?;
     }
     inherited.joined.clear();
     if plan.namespaces.is_separate(Kind::User) {
