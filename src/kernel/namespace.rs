@@ -38,6 +38,14 @@ pub fn open_joined(namespaces: &Namespaces) -> Result<Vec<Joined>> {
 }
 
 impl Joined {
+    /// Whether it is the caller's own namespace, by another name.
+    pub fn is_the_callers(&self) -> Result<bool> {
+        let path = format!("/proc/self/ns/{}", self.kind.file());
+        let own = call!("stat({path:?})" => nix::sys::stat::stat(path.as_str()))?;
+        let this = call!("fstat({:?})", self.path => nix::sys::stat::fstat(&self.fd))?;
+        Ok((own.st_dev, own.st_ino) == (this.st_dev, this.st_ino))
+    }
+
     /// setns(2); for a PID namespace it takes effect on the next child.
     pub fn enter(&self) -> Result<()> {
         setns(self.fd.as_fd(), self.kind.flag())

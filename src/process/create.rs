@@ -107,6 +107,9 @@ fn make(
     let mut rootfs = rootfs::prepare(&plan.filesystem)?;
     rootfs.open_cgroups(&plan.filesystem, &cgroup_mounts)?;
 
+    let joined = namespace::open_joined(&plan.namespaces)?;
+    refuse_sysctls_of_the_host(plan, &joined)?;
+
     let progress = Progress::new()?;
     let (ours, theirs) = pair()?;
     let inherited = Inherited {
@@ -114,7 +117,7 @@ fn make(
         cgroup: &cgroup,
         cgroup_mounts,
         ignored_signals: host.ignored_signals,
-        joined: namespace::open_joined(&plan.namespaces)?,
+        joined,
         start: listen_for_start(dir)?,
         proc: Proc::open()?,
         parents: [ours.fd().as_raw_fd(), interrupts.fd().as_raw_fd()].into_iter().chain(dir.raw_fds()).collect(),
@@ -140,6 +143,18 @@ fn make(
     ours.receive()?;
     let child = undo.child.take().context("init is gone")?;
     Ok((state, child, master))
+}
+
+/// A namespace that is joined by its path can still be the host's.
+fn refuse_sysctls_of_the_host(plan: &Plan, joined: &[namespace::Joined]) -> Result<()> {
+    for sysctl in &plan.sysctl {
+        for namespace in joined.iter().filter(|j| j.kind == sysctl.owner) {
+            if namespace.is_the_callers()? {
+                bail!("linux.sysctl.{}: the \"{}\" namespace to join is the host's", sysctl.key, sysctl.owner.name());
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The one clone, or that of the stager. In the child this does not return.
