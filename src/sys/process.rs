@@ -274,6 +274,26 @@ pub fn reset_signals(ignored: u64) {
     };
 }
 
+/// SIGPIPE is ignored as long as this lives: a write to a pipe without reader is an error then, and not the end of the
+/// process.
+pub struct NoPipeSignal(libc::sighandler_t);
+
+impl NoPipeSignal {
+    pub fn hold() -> Self {
+        // SAFETY: SIG_IGN is no handler.
+        Self(unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) })
+    }
+}
+
+impl Drop for NoPipeSignal {
+    fn drop(&mut self) {
+        if self.0 != libc::SIG_ERR {
+            // SAFETY: what signal(2) returned was the disposition before.
+            unsafe { libc::signal(libc::SIGPIPE, self.0) };
+        }
+    }
+}
+
 /// Whether the caller ignores `signal`.
 pub fn is_ignored(signal: libc::c_int) -> bool {
     // SAFETY: sigaction is plain data; a null new action only asks.
