@@ -25,7 +25,7 @@ use crate::state::{State, Status, hook_state};
 use crate::sys::call;
 use crate::sys::clone::{Child, Clone, clone3, setns};
 use crate::sys::memory::SharedWord;
-use crate::sys::process::{pidfd_send_signal, set_dumpable, setgroups, set_parent_death_signal, wait};
+use crate::sys::process::{pidfd_send_signal, set_dumpable, setgroups, wait};
 
 /// A process in a container.
 pub struct Executed {
@@ -177,7 +177,7 @@ fn run(plan: &Plan, inherited: Inherited<'_>, mut channel: Channel) -> ! {
 }
 
 fn enter(plan: &Plan, inherited: Inherited<'_>, channel: &mut Channel) -> Result<Tail> {
-    set_parent_death_signal(libc::SIGKILL)?;
+    tail::first_steps()?;
     inherited.cgroup.join_self()?;
     scheduling::set_affinity(plan.process.scheduling.exec_affinity.1.as_ref(), "final")?;
     crate::sys::process::reset_signals(inherited.ignored_signals);
@@ -188,7 +188,7 @@ fn enter(plan: &Plan, inherited: Inherited<'_>, channel: &mut Channel) -> Result
     }
     if plan.namespaces.is_separate(Kind::User) {
         idmap::become_root()?;
-        set_parent_death_signal(libc::SIGKILL)?;
+        tail::first_steps()?; // the change of user has undone them
     }
     tail::new_session()?;
     if plan.new_keyring {

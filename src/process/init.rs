@@ -24,7 +24,7 @@ use crate::state::{Status, hook_state};
 use crate::sys;
 use crate::sys::clone::{Clone, PARENT, clone3, exit};
 use crate::sys::memory::SharedWord;
-use crate::sys::process::{reset_signals, set_dumpable, set_parent_death_signal};
+use crate::sys::process::reset_signals;
 
 /// What the parent has opened for init before the clone.
 pub struct Inherited<'a> {
@@ -57,7 +57,7 @@ pub fn stage(plan: &Plan, inherited: Inherited<'_>, channel: Channel, progress: 
 }
 
 fn stage_and_clone(plan: &Plan, inherited: &Inherited<'_>) -> Result<Clone> {
-    first_steps()?;
+    tail::first_steps()?;
     inherited.cgroup.join_self()?;
     namespace::join_others(&inherited.joined)?;
     if !plan.namespaces.time_offsets.is_empty() {
@@ -72,14 +72,6 @@ fn stage_and_clone(plan: &Plan, inherited: &Inherited<'_>) -> Result<Clone> {
         flags &= !sys::clone::NEWTIME; // the namespace exists, and the child enters it
     }
     Ok(clone3(flags | PARENT, None)?)
-}
-
-/// Not dumpable before anything else: in a shared PID namespace processes of the container could otherwise trace this one
-/// and take its descriptors (CVE-2016-9962). The death of the runtime kills a half-made container.
-fn first_steps() -> Result<()> {
-    set_dumpable(false)?;
-    set_parent_death_signal(libc::SIGKILL)?;
-    Ok(())
 }
 
 /// First process after the clone if [`Shape::Direct`]. Does not return.
@@ -105,7 +97,7 @@ fn init(plan: &Plan, inherited: Inherited<'_>, mut channel: Channel, progress: &
 /// Everything up to the point where only `start` is missing.
 fn prepare(plan: &Plan, mut inherited: Inherited<'_>, channel: &mut Channel, progress: &Progress) -> Result<Tail> {
     crate::log::detach();
-    first_steps()?;
+    tail::first_steps()?;
     if plan.shape == Shape::Direct {
         inherited.cgroup.join_self()?;
     }
@@ -122,8 +114,7 @@ fn prepare(plan: &Plan, mut inherited: Inherited<'_>, channel: &mut Channel, pro
     if plan.namespaces.is_separate(Kind::User) {
         inherited.rootfs.lock(&plan.filesystem)?;
         idmap::become_root()?;
-        // The change of user has cleared it.
-        set_parent_death_signal(libc::SIGKILL)?;
+        tail::first_steps()?; // the change of user has undone them
     }
     if plan.namespaces.is_new(Kind::Cgroup) {
         namespace::unshare_cgroup()?;

@@ -23,7 +23,7 @@ use crate::seccomp::Compiled;
 use crate::sys::clone::exit;
 use crate::sys::fd::{Resolve, close_range, duplicate_onto, openat2, set_close_on_exec, stdio};
 use crate::sys::memory::SharedWord;
-use crate::sys::process::{execve, join_session_keyring, set_no_new_privileges, set_parent_death_signal};
+use crate::sys::process::{execve, join_session_keyring, set_dumpable, set_no_new_privileges, set_parent_death_signal};
 use crate::sys::{self, call};
 
 /// What is left when only execve is missing.
@@ -40,6 +40,15 @@ pub fn fail(channel: &Channel, error: &anyhow::Error) -> ! {
     // If the runtime is gone there is nobody to tell.
     drop(channel.send(&Message::Failed(Failure::from(error))));
     exit(1)
+}
+
+/// Not dumpable before anything else: in a shared PID namespace processes of the container could otherwise trace this one
+/// and take its descriptors (CVE-2016-9962). The death of the runtime kills a half-made process. A change of user clears
+/// the latter, and makes the former what fs.suid_dumpable says.
+pub fn first_steps() -> Result<()> {
+    set_dumpable(false)?;
+    set_parent_death_signal(libc::SIGKILL)?;
+    Ok(())
 }
 
 /// Closes the parent's own descriptors, by number: their owners live in its frames of the stack, which never return here.
@@ -97,8 +106,7 @@ pub fn confine(
         load_filter(filter, channel, taken)?;
     }
     capability::become_user(process)?;
-    // The change of user has cleared it.
-    set_parent_death_signal(libc::SIGKILL)?;
+    first_steps()?; // the change of user has undone them
     capability::verify(process, filter_early.is_some())?;
     enter_cwd(plan, entered)?;
     let program = executable::find(process)?;
