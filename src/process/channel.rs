@@ -11,7 +11,7 @@
 //!                        ◀──   Go, then takes the listener and says so in shared memory
 //!   MountsDone           ──▶   runs prestart and createRuntime hooks
 //!                        ◀──   Go
-//!   Ready                ──▶   oom_score_adj, rlimits, scheduler; saves the state, writes the pid file
+//!   Ready { .. }         ──▶   oom_score_adj, rlimits, scheduler; saves the state, writes the pid file
 //!                        ◀──   Go
 //!   end of file          ──▶   ends: init lives without it
 //!   Warning { .. }             at any point
@@ -47,7 +47,10 @@ pub enum Message {
     /// The filter is about to be loaded, and its listener will have this number.
     Listener(i32),
     MountsDone,
-    Ready,
+    /// With the indices in `process.rlimits` of the limits that the process itself may not set.
+    Ready {
+        limits: Vec<usize>,
+    },
     Go,
     Warning(String),
     Failed(Failure),

@@ -134,9 +134,9 @@ fn make(
         progress: &progress,
         supervisor: supervisor.filter(|_| !plan.process.no_new_privileges),
     };
-    let master = parent.converse(&ours, &wishes, undo)?;
+    let (master, limits) = parent.converse(&ours, &wishes, undo)?;
     let Some(child) = undo.child.as_ref() else { bail!("init is gone") };
-    let state = parent.record(child, cgroups)?;
+    let state = parent.record(child, &limits, cgroups)?;
     parent.hand_over(child, &wishes)?;
     ours.send(&Message::Go).context("init died when it was ready")?;
     // Init closes the channel when the death of this process no longer kills it: not before may this process end.
@@ -209,8 +209,13 @@ struct Parent<'a> {
 }
 
 impl Parent<'_> {
-    /// Answers init until it is ready.
-    fn converse(&mut self, channel: &Channel, wishes: &Wishes, undo: &mut Undo) -> Result<Option<OwnedFd>> {
+    /// Answers init until it is ready. Returns the terminal's master, and which limits are left to set.
+    fn converse(
+        &mut self,
+        channel: &Channel,
+        wishes: &Wishes,
+        undo: &mut Undo,
+    ) -> Result<(Option<OwnedFd>, Vec<usize>)> {
         let mut master = None;
         let mut mapped_late = false;
         let mut staged = self.plan.shape == Shape::Staged;
@@ -250,7 +255,7 @@ impl Parent<'_> {
                     self.host_hooks(undo)?;
                     channel.send(&Message::Go)?;
                 }
-                Message::Ready => return Ok(master),
+                Message::Ready { limits } => return Ok((master, limits)),
                 Message::Warning(text) => crate::log::warn(&text),
                 Message::Failed(failure) => return Err(failure.into()),
                 Message::Go => bail!("init sent Go"),
@@ -339,8 +344,8 @@ impl Parent<'_> {
 
     /// Init is ready: its limits, which could have hindered the set-up, and then the record of it, which is on disk before
     /// init is told to go on.
-    fn record(&self, child: &Child, cgroups: Vec<PathBuf>) -> Result<State> {
-        limit(self.plan, self.proc, child)?;
+    fn record(&self, child: &Child, limits: &[usize], cgroups: Vec<PathBuf>) -> Result<State> {
+        limit(self.plan, self.proc, child, limits)?;
         let state = State {
             id: self.plan.id.clone(),
             oci_version: crate::spec::OCI_VERSION.into(),
@@ -402,14 +407,16 @@ pub fn hand_over(
 
 /// What only the host's privileges can do to a process that is ready for its program: here, because the limits could have
 /// hindered the set-up.
-pub fn limit(plan: &Plan, proc: &Proc, child: &Child) -> Result<()> {
+///
+/// `limits`: those of `process.rlimits` that it could not set itself.
+pub fn limit(plan: &Plan, proc: &Proc, child: &Child, limits: &[usize]) -> Result<()> {
     let process = &plan.process;
     if let Some(score) = process.oom_score_adj {
         proc.write(&format!("{}/oom_score_adj", child.pid), &score.to_string())
             .hint_if(Errno::EACCES, "lowering it below the caller's own needs CAP_SYS_RESOURCE")
             .context("process.oomScoreAdj")?;
     }
-    for (i, limit) in process.rlimits.iter().enumerate() {
+    for (i, limit) in process.rlimits.iter().enumerate().filter(|(i, _)| limits.contains(i)) {
         prlimit(child.pid, limit.resource, limit.soft, limit.hard)
             .hint_if(Errno::EPERM, "raising a hard limit needs CAP_SYS_RESOURCE")
             .with_context(|| format!("process.rlimits[{i}] {}", limit.name))?;

@@ -132,8 +132,8 @@ impl Parent<'_> {
                 Message::Listener(number) => self.hand_over_listener(number, channel)?,
                 Message::Warning(text) => crate::log::warn(&text),
                 Message::Failed(failure) => return Err(failure.into()),
-                Message::Ready => {
-                    limit(self.plan, self.proc, self.child)?;
+                Message::Ready { limits } => {
+                    limit(self.plan, self.proc, self.child, &limits)?;
                     channel.send(&Message::Go).context("the process has died")?;
                 }
                 other => bail!("the process sent {other:?}"),
@@ -199,7 +199,7 @@ fn enter(plan: &Plan, inherited: Inherited<'_>, channel: &mut Channel) -> Result
         tail::hand_over_terminal(plan, channel, rootfs::open_console(&root)?)?;
     }
     let tail = tail::confine(plan, inherited.proc, None, channel, inherited.taken)?;
-    channel.send(&Message::Ready)?;
+    channel.send(&Message::Ready { limits: tail::set_limits(&plan.process) })?;
     tail::commit(channel)?;
     Ok(tail)
 }

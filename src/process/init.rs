@@ -153,7 +153,7 @@ fn prepare(plan: &Plan, mut inherited: Inherited<'_>, channel: &mut Channel, pro
     progress.reached(Step::Credentials);
     let tail = tail::confine(plan, proc, Some(start), channel, progress.taken())?;
     progress.reached(Step::WaitForStart);
-    channel.send(&Message::Ready)?;
+    channel.send(&Message::Ready { limits: tail::set_limits(&plan.process) })?;
     Ok(tail)
 }
 

@@ -11,19 +11,22 @@ use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, SFlag, fstat, umask};
-use nix::unistd::{chdir, setsid};
+use nix::unistd::{Pid, chdir, setsid};
 
 use crate::error::ResultExt;
 use crate::kernel::console::{self, Console};
 use crate::kernel::procfs::Proc;
 use crate::kernel::{capability, executable, lsm, scheduling, seccomp};
 use crate::plan::Plan;
+use crate::plan::process::Process;
 use crate::process::channel::{Channel, Failure, Message};
 use crate::seccomp::Compiled;
 use crate::sys::clone::exit;
 use crate::sys::fd::{Resolve, close_range, duplicate_onto, openat2, set_close_on_exec, stdio};
 use crate::sys::memory::SharedWord;
-use crate::sys::process::{execve, join_session_keyring, set_dumpable, set_no_new_privileges, set_parent_death_signal};
+use crate::sys::process::{
+    execve, join_session_keyring, prlimit, set_dumpable, set_no_new_privileges, set_parent_death_signal,
+};
 use crate::sys::{self, call};
 
 /// What is left when only execve is missing.
@@ -116,6 +119,14 @@ pub fn confine(
     Ok(Tail { start, program, args, env })
 }
 
+/// Sets the limits last, since they could hinder all that comes before, and gives those back that it could not set.
+/// Anybody may lower limits; to raise one takes the runtime's CAP_SYS_RESOURCE, and without that the runtime may not even
+/// lower those of a process with another user id.
+pub fn set_limits(process: &Process) -> Vec<usize> {
+    let limits = process.rlimits.iter().enumerate();
+    limits.filter(|(_, l)| prlimit(Pid::from_raw(0), l.resource, l.soft, l.hard).is_err()).map(|(i, _)| i).collect()
+}
+
 /// Waits until the runtime has done its part: from here on the process lives without it.
 pub fn commit(channel: &Channel) -> Result<()> {
     channel.expect_go()?;
@@ -142,25 +153,23 @@ pub fn exec_filtered(plan: &Plan, tail: Tail, channel: &Channel) -> anyhow::Erro
 
 fn execute(tail: Tail) -> anyhow::Error {
     let error = execve(&tail.program, &tail.args, &tail.env);
-            let program = tail.program;
-            let text = program.to_string_lossy().into_owned();
-            let failed: sys::Result<()> = Err(error);
-            let hint = match &failed {
-                Err(e) if e.errno == Errno::ENOENT => Some(
-                    "the file exists: its interpreter (#! line or ELF loader) does not, inside the root filesystem",
-                ),
-                Err(e) if e.errno == Errno::ENOEXEC => {
-                    Some("neither a program for this machine nor a script with a #! line")
-                }
-                _ => None,
-            };
-            let failed = failed.with_context(|| format!("exec {text:?}"));
-            match hint {
-                Some(hint) => failed.hint(hint),
-                None => failed,
-            }
-            .err()
-            .unwrap_or_else(|| anyhow::anyhow!("execve returned without an error"))
+    let program = tail.program;
+    let text = program.to_string_lossy().into_owned();
+    let failed: sys::Result<()> = Err(error);
+    let hint = match &failed {
+        Err(e) if e.errno == Errno::ENOENT => {
+            Some("the file exists: its interpreter (#! line or ELF loader) does not, inside the root filesystem")
+        }
+        Err(e) if e.errno == Errno::ENOEXEC => Some("neither a program for this machine nor a script with a #! line"),
+        _ => None,
+    };
+    let failed = failed.with_context(|| format!("exec {text:?}"));
+    match hint {
+        Some(hint) => failed.hint(hint),
+        None => failed,
+    }
+    .err()
+    .unwrap_or_else(|| anyhow::anyhow!("execve returned without an error"))
 }
 
 fn close_all(plan: &Plan, channel: &Channel) -> Result<()> {
