@@ -28,7 +28,7 @@ use crate::process::destroy;
 use crate::process::init::{self, Inherited};
 use crate::process::step::Progress;
 use crate::seccomp::Listener;
-use crate::state::{Intent, START_SOCKET, State, StateDir, Status, hook_state};
+use crate::state::{Intent, Lock, START_SOCKET, State, StateDir, Status, hook_state};
 use crate::sys::call;
 use crate::sys::clone::{Child, Clone, clone3};
 use crate::sys::memory::SharedWord;
@@ -67,7 +67,7 @@ pub struct Created {
 pub fn create(plan: &Plan, host: &Host, config: &[u8], dir: StateDir, wishes: Wishes) -> Result<Created> {
     let mut undo = Undo::default();
     let lock = dir.lock()?;
-    let made = make(plan, host, config, &dir, wishes, &mut undo);
+    let made = make(plan, host, config, (&dir, &lock), wishes, &mut undo);
     match made {
         Ok((state, child, master)) => {
             drop(lock);
@@ -84,7 +84,7 @@ fn make(
     plan: &Plan,
     host: &Host,
     config: &[u8],
-    dir: &StateDir,
+    (dir, lock): (&StateDir, &Lock),
     wishes: Wishes,
     undo: &mut Undo,
 ) -> Result<(State, Child, Option<OwnedFd>)> {
@@ -108,7 +108,7 @@ fn make(
     rootfs.open_cgroups(&plan.filesystem, &cgroup_mounts)?;
 
     let joined = namespace::open_joined(&plan.namespaces)?;
-    refuse_sysctls_of_the_host(plan, &joined)?;
+    refuse_changes_of_the_host(plan, &joined)?;
 
     let progress = Progress::new()?;
     let (ours, theirs) = pair()?;
@@ -120,7 +120,10 @@ fn make(
         joined,
         start: listen_for_start(dir)?,
         proc: Proc::open()?,
-        parents: [ours.fd().as_raw_fd(), interrupts.fd().as_raw_fd()].into_iter().chain(dir.raw_fds()).collect(),
+        parents: [ours.fd().as_raw_fd(), interrupts.fd().as_raw_fd(), lock.raw_fd()]
+            .into_iter()
+            .chain(dir.raw_fds())
+            .collect(),
     };
     let first = spawn(plan, &cgroup, inherited, theirs, &progress)?;
     undo.child = Some(first);
@@ -145,12 +148,15 @@ fn make(
     Ok((state, child, master))
 }
 
-/// A namespace that is joined by its path can still be the host's.
-fn refuse_sysctls_of_the_host(plan: &Plan, joined: &[namespace::Joined]) -> Result<()> {
-    for sysctl in &plan.sysctl {
-        for namespace in joined.iter().filter(|j| j.kind == sysctl.owner) {
+/// A namespace that is joined by its path can still be the host's, and must not be changed then.
+fn refuse_changes_of_the_host(plan: &Plan, joined: &[namespace::Joined]) -> Result<()> {
+    let sysctls = plan.sysctl.iter().map(|sysctl| (format!("linux.sysctl.{}", sysctl.key), sysctl.owner));
+    let names = [("hostname", plan.hostname.is_some()), ("domainname", plan.domainname.is_some())];
+    let names = names.into_iter().filter(|(_, set)| *set).map(|(name, _)| (name.to_string(), Kind::Uts));
+    for (field, owner) in sysctls.chain(names) {
+        for namespace in joined.iter().filter(|j| j.kind == owner) {
             if namespace.is_the_callers()? {
-                bail!("linux.sysctl.{}: the \"{}\" namespace to join is the host's", sysctl.key, sysctl.owner.name());
+                bail!("{field}: the \"{}\" namespace to join is the host's", owner.name());
             }
         }
     }
