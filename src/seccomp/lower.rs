@@ -21,7 +21,8 @@ pub fn lower_apart(profile: &Profile) -> Policy {
 }
 
 fn lower_with(profile: &Profile, problems: &mut Problems, merge: bool) -> Policy {
-    let mut lowering = Lowering { profile, problems, merge, reported: BTreeSet::new(), contradictions: BTreeSet::new() };
+    let mut lowering =
+        Lowering { profile, problems, merge, reported: BTreeSet::new(), contradictions: BTreeSet::new() };
     let mut machines: Vec<Machine> = Vec::with_capacity(profile.arches.len());
     for &arch in &profile.arches {
         if machines.iter().all(|machine| machine.audit != arch.audit()) {
@@ -82,7 +83,7 @@ impl Lowering<'_> {
         for (rule, index) in profile.rules.iter().zip(0..) {
             for &call in &rule.calls {
                 let number = arch.number(call);
-                if number.is_some_and(|number| !(arch == Arch::Arm && number >= ARM_PRIVATE)) {
+                if number.is_some_and(|number| arch.in_sequence(number)) {
                     newest = newest.max(number);
                 }
                 if rule.effective {

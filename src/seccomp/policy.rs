@@ -5,7 +5,7 @@
 use std::cmp::{Ordering, Reverse};
 
 /// What the kernel does with a call, seccomp(2) "Filter return values".
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Action {
     KillProcess,
     KillThread,
