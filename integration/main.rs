@@ -26,6 +26,7 @@ mod paths;
 mod process;
 mod robustness;
 mod seccomp;
+mod seccomp_tools;
 mod security;
 mod specs;
 mod trace;

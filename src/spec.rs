@@ -8,12 +8,14 @@ use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Result, anyhow, bail};
+use oci_spec::runtime::LinuxSeccomp;
 use serde_json::Value;
 
 use crate::error::ResultExt;
 use crate::plan::capabilities;
 use crate::plan::config::Spec;
 use crate::plan::problem::Problems;
+use crate::seccomp::docker::{self, Environment};
 
 mod shape;
 
@@ -67,6 +69,51 @@ fn parse(bytes: Vec<u8>) -> Result<Config> {
     }
 }
 
+/// A seccomp profile by itself, as it was read.
+#[derive(Debug)]
+pub struct ProfileFile {
+    pub section: LinuxSeccomp,
+    /// Some if the file was in Docker's format.
+    pub resolved: Option<docker::Resolved>,
+}
+
+/// Reads the file of a seccomp profile: `linux.seccomp`, or Docker's format, which is resolved for an environment. None,
+/// with the faults in `problems`, if it is JSON but no profile.
+pub fn load_profile(path: &Path, environment: &Environment, problems: &mut Problems) -> Result<Option<ProfileFile>> {
+    let name = path.display().to_string();
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(SIZE_LIMIT + 1).read_to_end(&mut bytes))
+        .map_err(|e| anyhow!("{name}: {}", lower(&e)))?;
+    if bytes.len() as u64 > SIZE_LIMIT {
+        bail!("{name}: larger than {SIZE_LIMIT} bytes");
+    }
+    let value: Value = serde_json::from_slice(&bytes).map_err(|e| cite_file(&name, &bytes, &e))?;
+    if value.get("linux").is_some() && value.get("defaultAction").is_none() {
+        let refused: Result<_> = Err(anyhow!("{name}: is a config.json, not a seccomp profile"));
+        return refused.hint("--bundle DIR reads the profile of a bundle");
+    }
+    let before = problems.errors.len();
+    let resolved = docker::is_docker(&value).then(|| docker::resolve(&value, environment, problems));
+    if let Some(resolved) = &resolved {
+        bytes = serde_json::to_vec(&resolved.section)?;
+    }
+    // By way of a config.json, whose words and shape are known. It stays on the file's first line.
+    let config = [&br#"{"linux": {"seccomp": "#[..], &bytes, b"}}"].concat();
+    let shape = shape::check(&config);
+    let section = serde_json::from_slice::<LinuxSeccomp>(&bytes);
+    match (section, shape) {
+        (Ok(section), Ok(())) if problems.errors.len() == before => Ok(Some(ProfileFile { section, resolved })),
+        (section, shape) => {
+            find_unknown_words(&serde_json::from_slice(&config)?, problems);
+            match section.err().or(shape.err()) {
+                Some(e) if problems.errors.len() == before => Err(cite_file(&name, &bytes, &e)),
+                _ => Ok(None),
+            }
+        }
+    }
+}
+
 /// The slow path: the config does not fit the types. Unknown words of enumerations are found with their paths; unknown
 /// capabilities are taken out with a warning (config.md: a runtime SHOULD NOT fail for them); anything else is shown
 /// where serde met it.
@@ -87,10 +134,14 @@ fn explain(bytes: Vec<u8>, error: &serde_json::Error) -> Result<Config> {
 
 /// `config.json:12:7: invalid type: string "x", expected u32`, the line and a caret.
 fn cite(bytes: &[u8], error: &serde_json::Error) -> anyhow::Error {
+    cite_file("config.json", bytes, error)
+}
+
+fn cite_file(name: &str, bytes: &[u8], error: &serde_json::Error) -> anyhow::Error {
     let (line, column) = (error.line(), error.column());
     let message = error.to_string();
     let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message);
-    let mut text = format!("config.json:{line}:{column}: {message}");
+    let mut text = format!("{name}:{line}:{column}: {message}");
     let source = bytes.split(|b| *b == b'\n').nth(line.saturating_sub(1)).unwrap_or_default();
     let source = String::from_utf8_lossy(source);
     // A config on one line is cited around the fault only.
