@@ -91,7 +91,11 @@ fn questions_that_make_no_sense_are_refused() {
     let broken = write("broken", "{\n \"defaultAction\": }");
     let types = write("types", "{\"defaultAction\": \"SCMP_ACT_ALLOW\",\n \"syscalls\": [{\"names\": 7}]}");
     let unknown = write("words", "{\"defaultAction\": \"SCMP_ACT_DENY\"}");
-    let arrays = write("arrays", "{\"defaultAction\": \"SCMP_ACT_ALLOW\", \"syscalls\": [[]]}");
+    let arrays = write(
+        "arrays",
+        "{\"defaultAction\": \"SCMP_ACT_ALLOW\",
+ \"syscalls\": [[[\"read\"], \"SCMP_ACT_TRAP\", null, null]]}",
+    );
     let config = write("config", "{\"ociVersion\": \"1.0.2\", \"linux\": {}}");
     let filter = write(
         "filter",
@@ -108,7 +112,7 @@ fn questions_that_make_no_sense_are_refused() {
         (&["explain", "read"], &["--profile"]),
         (&["lint", "-p", &broken], &["broken:2:19"]),
         (&["lint", "-p", &types], &["types:2:", "invalid type", "^"]),
-        (&["lint", "-p", &arrays], &["arrays:1:", "invalid type: sequence"]),
+        (&["lint", "-p", &arrays], &["arrays:2:15", "invalid type: sequence"]),
         (&["lint", "-p", &config], &["is a config.json", "--bundle"]),
         (&["compile", "-p", &unknown], &["words: defaultAction: unknown value", "SCMP_ACT_ERRNO"]),
         (&["compile", "-p", &filter], &["filter: syscalls[0].includes.caps: must be an array of strings"]),

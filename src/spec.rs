@@ -98,19 +98,18 @@ pub fn load_profile(path: &Path, environment: &Environment, problems: &mut Probl
     if let Some(resolved) = &resolved {
         bytes = serde_json::to_vec(&resolved.section)?;
     }
-    // By way of a config.json, whose words and shape are known. It stays on the file's first line.
-    let config = [&br#"{"linux": {"seccomp": "#[..], &bytes, b"}}"].concat();
-    let shape = shape::check(&config);
     let section = serde_json::from_slice::<LinuxSeccomp>(&bytes);
-    match (section, shape) {
-        (Ok(section), Ok(())) if problems.errors.len() == before => Ok(Some(ProfileFile { section, resolved })),
-        (section, shape) => {
-            find_unknown_words(&serde_json::from_slice(&config)?, problems);
-            match section.err().or(shape.err()) {
-                Some(e) if problems.errors.len() == before => Err(cite_file(&name, &bytes, &e)),
-                _ => Ok(None),
-            }
-        }
+    let fault = match (section, shape::check_seccomp(&bytes)) {
+        (Ok(section), Ok(())) if problems.errors.len() == before => return Ok(Some(ProfileFile { section, resolved })),
+        (section, shape) => section.err().or(shape.err()),
+    };
+    let section = serde_json::from_slice::<Value>(&bytes)?;
+    find_unknown_words(&serde_json::json!({"linux": {"seccomp": section}}), problems);
+    match fault {
+        // A line of what was resolved would be none of the file's.
+        Some(e) if problems.errors.len() == before && resolved.is_some() => Err(anyhow!("{name}: {e} (as resolved)")),
+        Some(e) if problems.errors.len() == before => Err(cite_file(&name, &bytes, &e)),
+        _ => Ok(None),
     }
 }
 
