@@ -76,7 +76,11 @@ fn field(offset: u32) -> String {
         ARCH => "arch".into(),
         8 | 12 => "instruction_pointer".into(),
         _ => {
-            format!("args[{}], {} half", offset.saturating_sub(16) / 8, if offset % 8 == 0 { "lower" } else { "upper" })
+            format!(
+                "args[{}], {} half",
+                offset.saturating_sub(16) / 8,
+                if offset.is_multiple_of(8) { "lower" } else { "upper" }
+            )
         }
     }
 }
