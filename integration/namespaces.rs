@@ -168,11 +168,16 @@ fn a_new_user_namespace_with_a_joined_pid_and_ipc() {
 fn a_mount_namespace_can_be_joined() {
     peer_differs!("crun", "1.8 pivots in the namespace that it joined, which is the holder's");
     peer_differs!("runc", "1.1.5 pivots in the namespace that it joined, which is the holder's");
+    // Nothing is mounted there, so the container has no /proc to look into: it is seen from outside. The one who lives
+    // there keeps its root and its mounts.
     let held = holder(Bundle::new());
-    // Nothing is mounted there, so the container has no /proc to look into: it is seen from outside.
+    let table = || fs::read_to_string(format!("/proc/{}/mountinfo", held.pid())).unwrap();
+    let before = table();
     let bundle = holder(Bundle::new().join_ns("mount", &path_of(&held, "mnt")).set("/mounts", json!([])));
     assert_eq!(link(&path_of(&bundle, "mnt")), link(&path_of(&held, "mnt")));
-    assert_eq!(held.state()["status"], "created");
+    assert_eq!(table(), before);
+    held.start();
+    assert_eq!(held.state()["status"], "running");
 }
 
 #[test]

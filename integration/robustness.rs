@@ -64,6 +64,104 @@ fn e10_a_create_killed_at_any_time_is_cleared_by_delete_force() {
     bundle.create();
 }
 
+/// Runs `create` under strace, which kills whichever process of it makes the system call `name` for the `when`th time.
+/// Returns once the runtime's own process has ended.
+fn create_killed_at(bundle: &Bundle, strace: &std::path::Path, name: &str, when: u32) {
+    bundle.write_config();
+    let (root, dir) = (bundle.state_root(), bundle.dir.to_str().unwrap().to_string());
+    let mut running = runtime::Call::new(strace, &bundle.dir, bundle.layer)
+        .env("ORLOP_IT", &bundle.id)
+        // -I2: it can be told to let go.
+        .args(["-f", "-I2", "-o", "/dev/null", "-e", &format!("trace={name}")])
+        .args(["-e", &format!("inject={name}:signal=KILL:when={when}")])
+        .args([runtime::program().to_str().unwrap(), "--root", root.to_str().unwrap()])
+        .args(["create", "--bundle", &dir, "--pid-file", bundle.pid_file().to_str().unwrap(), &bundle.id])
+        .start();
+    let tracer = running.pid();
+    let mut main = None;
+    crate::harness::eventually("the traced create ends", || {
+        if running.child.try_wait().unwrap().is_some() {
+            return true;
+        }
+        // strace also has short-lived children of its own.
+        let children = fs::read_to_string(format!("/proc/{tracer}/task/{tracer}/children")).unwrap_or_default();
+        let program = runtime::program();
+        let runs_it = |pid: &i32| {
+            let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            words.split(|b| *b == 0).next() == Some(program.to_str().unwrap().as_bytes())
+        };
+        main = main.or_else(|| children.split_whitespace().filter_map(|pid| pid.parse().ok()).find(runs_it));
+        // strace stays for a container that was made; then it is let go.
+        main.is_some_and(|pid| {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            status.is_empty() || status.contains("State:\tZ")
+        })
+    });
+    if running.child.try_wait().unwrap().is_none() {
+        // SAFETY: no pointers; the child has not been waited for.
+        unsafe { libc::kill(tracer, libc::SIGTERM) };
+    }
+    drop(running.output());
+}
+
+#[test]
+fn e10_a_create_killed_at_a_system_call_is_cleared_by_delete_force() {
+    peer_differs!("runc", "1.1.5 leaves cgroups");
+    peer_differs!("crun", "1.8 leaves cgroups and processes");
+    let Some(strace) = crate::harness::host::find_program("strace") else {
+        crate::skip!("strace is not installed");
+    };
+    let points = [
+        ("mkdirat", 1),
+        ("mkdirat", 2),
+        ("mkdir", 1),
+        ("renameat", 1),
+        ("renameat", 2),
+        ("fsync", 1),
+        ("clone3", 1),
+        ("write", 1),
+        ("write", 3),
+        ("sendto", 1),
+        ("sendmsg", 1),
+        ("sendmsg", 3),
+        ("recvmsg", 2),
+        ("unshare", 1),
+        ("open_tree", 2),
+        ("fsmount", 1),
+        ("fsmount", 3),
+        ("move_mount", 1),
+        ("move_mount", 4),
+        ("mount_setattr", 2),
+        ("mknodat", 1),
+        ("symlinkat", 1),
+        ("pivot_root", 1),
+        ("umount2", 1),
+        ("capset", 1),
+        ("setresuid", 1),
+        ("close_range", 2),
+        ("close_range", 3),
+        ("unlinkat", 1),
+        ("prctl", 5),
+        ("accept4", 1),
+    ];
+    let bundle = Bundle::new().args(["/probe", "wait"]);
+    let mut hits = 0;
+    for (name, when) in points {
+        create_killed_at(&bundle, &strace, name, when);
+        let state = bundle.command("state");
+        hits += u32::from(!state.status.success() || state.json()["status"] != "created");
+        let out = bundle.delete_force();
+        assert!(out.status.success(), "{name} {when}: {out}");
+        let end = std::time::Instant::now() + Duration::from_secs(10);
+        while !bundle.leftovers().is_empty() && std::time::Instant::now() < end {
+            thread::sleep(Duration::from_millis(20));
+        }
+        assert!(bundle.leftovers().is_empty(), "killed at {name} {when}, deleted, and left: {:#?}", bundle.leftovers());
+    }
+    assert!(hits >= 10, "only {hits} of the kills hit anything: the list of system calls has aged");
+    bundle.create();
+}
+
 #[test]
 fn e11_the_init_of_a_killed_create_does_not_live_on() {
     orlop_only!("ties the half-made container to its maker");
@@ -71,9 +169,11 @@ fn e11_the_init_of_a_killed_create_does_not_live_on() {
     // A hook that hangs holds the create at a known point, with init waiting.
     let hold = bundle.dir.join("held");
     let probe = runtime::base().join("probe");
+    let marker = format!("ORLOP_IT={}", bundle.id);
     let bundle = bundle.push(
         "/hooks/createRuntime",
-        json!({"path": probe.to_str().unwrap(), "args": ["hold", "hook", hold.to_str().unwrap(), "hang"], "timeout": 5}),
+        json!({"path": probe.to_str().unwrap(), "args": ["hold", "hook", hold.to_str().unwrap(), "hang"],
+            "env": [marker], "timeout": 600}),
     );
     let running = bundle.call_new("create", &[]).start();
     crate::harness::eventually("the hook runs", || hold.exists());
@@ -81,7 +181,7 @@ fn e11_the_init_of_a_killed_create_does_not_live_on() {
     unsafe { libc::kill(running.pid(), libc::SIGKILL) };
     drop(running.output());
     bundle.delete_force().ok();
-    // The hook itself was started with another environment and is killed with its process group or by its reader.
+    // The hook too: nobody is left to hold it to its timeout.
     bundle.check_clean();
 }
 

@@ -40,7 +40,7 @@ fn collect(path: &Path, names: &mut BTreeSet<String>) {
 }
 
 #[test]
-fn every_handled_field_names_a_test_that_exists() {
+fn every_field_names_a_file_and_a_test_that_exist() {
     let path = root().join("specs/fields.tsv");
     let Ok(text) = fs::read_to_string(&path) else {
         crate::skip_expected!("specs/fields.tsv is not there yet");
@@ -59,24 +59,27 @@ fn every_handled_field_names_a_test_that_exists() {
             fault("needs five columns");
             continue;
         };
-        match status {
-            "handled" => {
-                if !root().join(file).exists() {
-                    fault("names a file that is not there");
-                }
-                for name in test.split([' ', ',']).filter(|n| !n.is_empty()) {
-                    if !functions.contains(name.rsplit("::").next().unwrap()) {
-                        fault(&format!("names the test {name}, which is not there"));
-                    }
-                }
-                if test.trim().is_empty() {
-                    fault("is handled and has no test");
+        if !["handled", "rejected", "ignored"].contains(&status) {
+            fault("is neither handled nor rejected nor ignored");
+        }
+        // What is ignored may have neither: the members of other platforms, say.
+        let may_be_absent = |column: &str| status == "ignored" && column == "-";
+        if !may_be_absent(file) && !root().join(file).exists() {
+            fault("names a file that is not there");
+        }
+        if !may_be_absent(test) {
+            if test.trim().is_empty() {
+                fault("has no test");
+            }
+            for name in test.split([' ', ',']).filter(|n| !n.is_empty()) {
+                if !functions.contains(name.rsplit("::").next().unwrap()) {
+                    fault(&format!("names the test {name}, which is not there"));
                 }
             }
-            "rejected" | "ignored" => {}
-            _ => fault("is neither handled nor rejected nor ignored"),
         }
     }
-    assert!(rows > 50, "only {rows} rows");
+    if rows == 0 {
+        crate::skip_expected!("specs/fields.tsv has no rows yet");
+    }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }

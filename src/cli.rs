@@ -58,6 +58,7 @@ pub enum Rootless {
 
 /// The commands.
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "there is one value of it in the life of the program")]
 pub enum Command {
     /// Create a container: everything but its program
     Create(Create),
@@ -71,6 +72,8 @@ pub enum Command {
     Delete(Delete),
     /// Create and start a container, and wait for it unless --detach
     Run(Run),
+    /// Run a further process in a container, confined as its init is
+    Exec(Exec),
     /// List containers
     List(List),
     /// List the processes of a container
@@ -101,15 +104,8 @@ pub struct Create {
     /// The bundle: a directory with config.json [default: the current directory]
     #[arg(long, short, value_name = "DIR")]
     pub bundle: Option<PathBuf>,
-    /// Write init's pid to FILE
-    #[arg(long, value_name = "FILE")]
-    pub pid_file: Option<PathBuf>,
-    /// Send the terminal's master to the UNIX socket at PATH
-    #[arg(long, value_name = "PATH")]
-    pub console_socket: Option<PathBuf>,
-    /// Send a pidfd of init to the UNIX socket at PATH
-    #[arg(long, value_name = "PATH")]
-    pub pidfd_socket: Option<PathBuf>,
+    #[command(flatten)]
+    pub receivers: Receivers,
     /// Do not use pivot_root, for a root filesystem on a ramdisk
     #[arg(long)]
     pub no_pivot: bool,
@@ -121,6 +117,74 @@ pub struct Create {
     pub preserve_fds: u32,
     #[command(flatten)]
     pub id: Id,
+}
+
+/// Who is told of the process that is made.
+#[derive(Debug, Args)]
+pub struct Receivers {
+    /// Write the pid of the process to FILE
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+    /// Send the terminal's master to the UNIX socket at PATH
+    #[arg(long, value_name = "PATH")]
+    pub console_socket: Option<PathBuf>,
+    /// Send a pidfd of the process to the UNIX socket at PATH
+    #[arg(long, value_name = "PATH")]
+    pub pidfd_socket: Option<PathBuf>,
+}
+
+/// `exec`.
+#[derive(Debug, Args)]
+pub struct Exec {
+    /// Take the whole process from FILE, a JSON object like `process` of config.json
+    #[arg(long, short, value_name = "FILE")]
+    pub process: Option<PathBuf>,
+    /// The working directory in the container
+    #[arg(long, value_name = "DIR")]
+    pub cwd: Option<PathBuf>,
+    /// Set an environment variable; may be repeated
+    #[arg(long, short, value_name = "NAME=VALUE")]
+    pub env: Vec<String>,
+    /// Give the process a terminal
+    #[arg(long, short)]
+    pub tty: bool,
+    /// The user, by number, and the group
+    #[arg(long, short, value_name = "UID[:GID]")]
+    pub user: Option<String>,
+    /// A further group, by number; may be repeated
+    #[arg(long, short = 'g', value_name = "GID")]
+    pub additional_gids: Vec<u32>,
+    /// Add a capability of the container's bounding set; may be repeated
+    #[arg(long, short, value_name = "CAPABILITY")]
+    pub cap: Vec<String>,
+    /// Return when the program has started
+    #[arg(long, short)]
+    pub detach: bool,
+    /// The SELinux label of the process
+    #[arg(long, value_name = "LABEL")]
+    pub process_label: Option<String>,
+    /// The AppArmor profile of the process
+    #[arg(long, value_name = "PROFILE")]
+    pub apparmor: Option<String>,
+    /// Set no_new_privs; what the container has stays set
+    #[arg(long)]
+    pub no_new_privs: bool,
+    /// Run the process in the cgroup PATH below the container's
+    #[arg(long, value_name = "PATH")]
+    pub cgroup: Option<PathBuf>,
+    /// Do so in a paused container: the process starts when it is resumed
+    #[arg(long)]
+    pub ignore_paused: bool,
+    /// Pass N descriptors, from 3 on, to the process
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub preserve_fds: u32,
+    #[command(flatten)]
+    pub receivers: Receivers,
+    #[command(flatten)]
+    pub id: Id,
+    /// The program and its arguments
+    #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<String>,
 }
 
 /// `run`.
@@ -364,6 +428,11 @@ pub fn main() -> ExitCode {
 
 fn run(arguments: &[OsString]) -> Result<u8> {
     crate::sys::fd::sanitise_stdio()?;
+    // Before anything is parsed, since the binary may execute itself and begin anew. A word that is not the command does
+    // no harm.
+    if arguments.iter().skip(1).any(|word| ["create", "run", "exec"].iter().any(|command| word == command)) {
+        crate::sealed::ensure(arguments)?;
+    }
     let cli = match parse(arguments) {
         Ok(cli) => cli,
         Err(e) => return usage(&e),
@@ -377,9 +446,6 @@ fn run(arguments: &[OsString]) -> Result<u8> {
         Some(command) => command,
         None => return usage(&Cli::command().error(clap::error::ErrorKind::MissingSubcommand, "a command is missing")),
     };
-    if matches!(command, Command::Create(_) | Command::Run(_)) {
-        crate::sealed::ensure(arguments)?;
-    }
     // Whatever the caller left open must not reach the container (CVE-2024-21626). Not before the binary has executed
     // itself: --preserve-fds asks for some of them.
     crate::sys::fd::close_on_exec_from(3)?;
@@ -400,6 +466,7 @@ fn run(arguments: &[OsString]) -> Result<u8> {
         Command::Kill(args) => command::kill::kill(&root, &args),
         Command::Delete(args) => command::delete::delete(&root, &args),
         Command::Run(args) => command::run::run(&root, &args),
+        Command::Exec(args) => command::exec::exec(&root, &args),
         Command::List(args) => command::list::list(&root, global.root.is_some(), &args),
         Command::Ps(args) => command::ps::ps(&root, &args),
         Command::Spec(args) => command::spec::spec(&args),
@@ -474,6 +541,8 @@ mod tests {
             "orlop ps --format json id",
             "orlop ps id -ef",
             "orlop list --format=json",
+            "orlop exec --process /p --console-socket /s --detach --pid-file /p id",
+            "orlop exec id ls -l -d",
             "orlop run -d --keep --no-subreaper -b=/b id",
         ] {
             let words = line.split(' ').map(OsString::from).collect::<Vec<_>>();

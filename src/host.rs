@@ -19,6 +19,8 @@ pub struct Host {
     pub permitted: u64,
     /// Capabilities that may enter a bounding set: the caller's own bounding set.
     pub bounding: u64,
+    /// The signals that this process ignores, bit N-1 for signal N: execve hands them on (signal(7)).
+    pub ignored_signals: u64,
     /// How cgroups are mounted on /sys/fs/cgroup.
     pub cgroups: CgroupLayout,
 }
@@ -62,6 +64,7 @@ impl Host {
             initial_user_namespace: map.split_ascii_whitespace().eq(["0", "0", "4294967295"]),
             permitted: set("CapPrm:")?,
             bounding: set("CapBnd:")?,
+            ignored_signals: set("SigIgn:")?,
             cgroups: crate::kernel::cgroup::detect()?,
         })
     }

@@ -20,8 +20,10 @@ pub enum Format {
     Json,
 }
 
-/// Set in init, whose paths are the container's and whose descriptors are about to be closed.
+/// Set in a child, whose paths may be the container's.
 static DETACHED: AtomicBool = AtomicBool::new(false);
+/// Set in a child whose descriptors are about to be closed.
+static SILENT: AtomicBool = AtomicBool::new(false);
 
 struct Log {
     /// Opened at the first entry: podman takes an empty file for a broken one.
@@ -45,13 +47,18 @@ pub fn init(file: Option<PathBuf>, format: Format, debug: bool) {
 
 /// Whether `--debug` was given.
 pub fn debugging() -> bool {
-    LOG.get().is_some_and(|log| log.debug) && !DETACHED.load(Ordering::Relaxed)
+    LOG.get().is_some_and(|log| log.debug) && !SILENT.load(Ordering::Relaxed)
 }
 
-/// Ends logging in this process: init must not open the log's path inside the container, nor write to a descriptor
-/// number that may mean something else by then. Its errors and warnings go through the channel.
+/// For a child: the log's path must not be opened inside the container. Its errors and warnings go through the channel;
+/// what --debug says goes to the descriptor that was opened before the clone.
 pub fn detach() {
     DETACHED.store(true, Ordering::Relaxed);
+}
+
+/// Ends logging in this process, before the number of the log's descriptor can mean something else.
+pub fn silence() {
+    SILENT.store(true, Ordering::Relaxed);
 }
 
 /// Logs an error entry, and prints the bare message on stderr, where conmon and a person read it.
@@ -111,7 +118,7 @@ struct Entry<'a> {
 /// Writes an entry to the log file, or as JSON to stderr if that is where `--log-format json` leads. False if there is
 /// no such place, so that the caller writes its plain line.
 fn entry(level: &str, message: &str) -> bool {
-    let Some(log) = LOG.get().filter(|_| !DETACHED.load(Ordering::Relaxed)) else { return false };
+    let Some(log) = LOG.get().filter(|_| !SILENT.load(Ordering::Relaxed)) else { return true };
     let time = crate::time::rfc3339(crate::time::now());
     let line = match log.format {
         Format::Json => serde_json::to_string(&Entry { level, msg: message, time: &time }).unwrap_or_default(),
@@ -121,6 +128,7 @@ fn entry(level: &str, message: &str) -> bool {
         }
     };
     match &log.file {
+        Some((_, cell)) if DETACHED.load(Ordering::Relaxed) && cell.get().is_none() => false,
         Some((path, cell)) => match cell.get_or_init(|| open(path)) {
             Some(file) => (&*file).write_all(format!("{line}\n").as_bytes()).is_ok(),
             None => false,

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::error::ResultExt;
 use crate::plan::capabilities;
-use crate::plan::config::Spec;
+use crate::plan::config::{Process, Spec};
 use crate::plan::problem::Problems;
 use crate::seccomp::docker::{self, Environment};
 
@@ -37,14 +37,8 @@ pub struct Config {
 /// Reads `BUNDLE/config.json`.
 pub fn load(bundle: &Path) -> Result<Config> {
     let path = bundle.join("config.json");
-    let open = || -> std::io::Result<Vec<u8>> {
-        let file = std::fs::File::open(&path)?;
-        let mut bytes = Vec::with_capacity(usize::try_from(file.metadata()?.len()).unwrap_or(0).min(1 << 20));
-        file.take(SIZE_LIMIT + 1).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    let bytes = open()
-        .map_err(|e| anyhow!("{}: {}", path.display(), lower(&e)))
+    let bytes = read(&path)
+        .map_err(|e| anyhow!("{}: {}", path.display(), crate::sys::describe_io(&e)))
         .hint("a bundle is a directory with config.json; orlop spec writes one to begin with")?;
     if bytes.len() as u64 > SIZE_LIMIT {
         bail!("{}: larger than {SIZE_LIMIT} bytes", path.display());
@@ -52,14 +46,43 @@ pub fn load(bundle: &Path) -> Result<Config> {
     parse(bytes)
 }
 
-fn lower(error: &std::io::Error) -> String {
-    error.raw_os_error().map_or_else(|| error.to_string(), |n| crate::sys::describe(nix::errno::Errno::from_raw(n)))
+/// A file's content; if it is larger than [`SIZE_LIMIT`], no more of it than shows that.
+fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    let file = std::fs::File::open(path)?;
+    let mut bytes = Vec::with_capacity(usize::try_from(file.metadata()?.len()).unwrap_or(0).min(1 << 20));
+    file.take(SIZE_LIMIT + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
-fn parse(bytes: Vec<u8>) -> Result<Config> {
+/// A `process` object of its own, for `exec --process`.
+pub fn parse_process(bytes: &[u8]) -> Result<Process> {
+    let mut value: Value = serde_json::from_slice(bytes).map_err(|e| cite("", bytes, &e))?;
+    // The words are those of config.json: look at them there.
+    let mut config = serde_json::json!({ "process": value.take() });
+    let mut problems = Problems::default();
+    remove_unknown_capabilities(&mut config, &mut problems);
+    find_unknown_words(&config, &mut problems);
+    if !problems.errors.is_empty() {
+        return Err(problems.into());
+    }
+    for warning in &problems.warnings {
+        crate::log::warn(&warning.to_string());
+    }
+    let process = config.get_mut("process").map(Value::take).unwrap_or_default();
+    serde_json::from_slice(&serde_json::to_vec(&process)?).map_err(|_| {
+        // The position in the user's own text is the one to cite.
+        match serde_json::from_slice::<Process>(bytes) {
+            Err(e) => cite("", bytes, &e),
+            Ok(_) => anyhow!("is no process object"),
+        }
+    })
+}
+
+/// Reads a config.json.
+pub fn parse(bytes: Vec<u8>) -> Result<Config> {
     match serde_json::from_slice::<Spec>(&bytes) {
         Ok(spec) => {
-            shape::check(&bytes).map_err(|e| cite(&bytes, &e))?;
+            shape::check(&bytes).map_err(|e| cite("config.json:", &bytes, &e))?;
             if crate::log::debugging() {
                 report_unknown_members(&bytes);
             }
@@ -81,14 +104,11 @@ pub struct ProfileFile {
 /// with the faults in `problems`, if it is JSON but no profile.
 pub fn load_profile(path: &Path, environment: &Environment, problems: &mut Problems) -> Result<Option<ProfileFile>> {
     let name = path.display().to_string();
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)
-        .and_then(|file| file.take(SIZE_LIMIT + 1).read_to_end(&mut bytes))
-        .map_err(|e| anyhow!("{name}: {}", lower(&e)))?;
+    let mut bytes = read(path).map_err(|e| anyhow!("{name}: {}", crate::sys::describe_io(&e)))?;
     if bytes.len() as u64 > SIZE_LIMIT {
         bail!("{name}: larger than {SIZE_LIMIT} bytes");
     }
-    let value: Value = serde_json::from_slice(&bytes).map_err(|e| cite_file(&name, &bytes, &e))?;
+    let value: Value = serde_json::from_slice(&bytes).map_err(|e| cite(&format!("{name}:"), &bytes, &e))?;
     if value.get("linux").is_some() && value.get("defaultAction").is_none() {
         let refused: Result<_> = Err(anyhow!("{name}: is a config.json, not a seccomp profile"));
         return refused.hint("--bundle DIR reads the profile of a bundle");
@@ -108,7 +128,7 @@ pub fn load_profile(path: &Path, environment: &Environment, problems: &mut Probl
     match fault {
         // A line of what was resolved would be none of the file's.
         Some(e) if problems.errors.len() == before && resolved.is_some() => Err(anyhow!("{name}: {e} (as resolved)")),
-        Some(e) if problems.errors.len() == before => Err(cite_file(&name, &bytes, &e)),
+        Some(e) if problems.errors.len() == before => Err(cite(&format!("{name}:"), &bytes, &e)),
         _ => Ok(None),
     }
 }
@@ -117,7 +137,9 @@ pub fn load_profile(path: &Path, environment: &Environment, problems: &mut Probl
 /// capabilities are taken out with a warning (config.md: a runtime SHOULD NOT fail for them); anything else is shown
 /// where serde met it.
 fn explain(bytes: Vec<u8>, error: &serde_json::Error) -> Result<Config> {
-    let Ok(mut value) = serde_json::from_slice::<Value>(&bytes) else { return Err(cite(&bytes, error)) };
+    let Ok(mut value) = serde_json::from_slice::<Value>(&bytes) else {
+        return Err(cite("config.json:", &bytes, error));
+    };
     let mut problems = Problems::default();
     remove_unknown_capabilities(&mut value, &mut problems);
     find_unknown_words(&value, &mut problems);
@@ -127,20 +149,16 @@ fn explain(bytes: Vec<u8>, error: &serde_json::Error) -> Result<Config> {
     // By way of text: the code that reads a Spec from a Value would be there a second time.
     match serde_json::from_slice::<Spec>(&serde_json::to_vec(&value)?) {
         Ok(spec) if !problems.warnings.is_empty() => Ok(Config { spec, bytes, warnings: problems }),
-        _ => Err(cite(&bytes, error)),
+        _ => Err(cite("config.json:", &bytes, error)),
     }
 }
 
 /// `config.json:12:7: invalid type: string "x", expected u32`, the line and a caret.
-fn cite(bytes: &[u8], error: &serde_json::Error) -> anyhow::Error {
-    cite_file("config.json", bytes, error)
-}
-
-fn cite_file(name: &str, bytes: &[u8], error: &serde_json::Error) -> anyhow::Error {
+fn cite(file: &str, bytes: &[u8], error: &serde_json::Error) -> anyhow::Error {
     let (line, column) = (error.line(), error.column());
     let message = error.to_string();
     let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message);
-    let mut text = format!("{name}:{line}:{column}: {message}");
+    let mut text = format!("{file}{line}:{column}: {message}");
     let source = bytes.split(|b| *b == b'\n').nth(line.saturating_sub(1)).unwrap_or_default();
     let source = String::from_utf8_lossy(source);
     // A config on one line is cited around the fault only.
@@ -377,7 +395,7 @@ mod tests {
     #[test]
     fn an_array_in_the_place_of_an_object_is_a_fault() {
         let text = fails("{\"ociVersion\": \"1.0.0\",\n \"linux\": {\"resources\": []}}");
-        assert!(text.starts_with("config.json:2:25: invalid type: sequence, expected an object"), "{text}");
+        assert!(text.starts_with("config.json:2:26: invalid type: sequence, expected an object"), "{text}");
         let text = fails(r#"{"ociVersion": "1.0.0", "mounts": [["/x"]]}"#);
         assert!(text.contains("invalid type: sequence"), "{text}");
         assert!(parse(br#"{"ociVersion": "1.0.0", "linux": {"resources": null, "devices": null}}"#.to_vec()).is_ok());

@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::ResultExt;
 use crate::kernel::procfs::{Identity, Proc};
 use crate::plan::hooks::Hook;
+use crate::seccomp::Listener;
 use crate::sys::call;
 
 const INTENT: &str = "intent.json";
@@ -62,6 +63,10 @@ pub struct State {
     pub owner: u32,
     pub init: Identity,
     pub cgroups: Vec<PathBuf>,
+    /// Who supervises the calls that the seccomp filter notifies of.
+    pub listener: Option<Listener>,
+    /// Whether processes get the container's session keyring (not so with `--no-new-keyring`).
+    pub new_keyring: bool,
     /// Whether init is the first process of a PID namespace of its own, so that its end is the end of all.
     pub private_pid_namespace: bool,
     pub poststart: Vec<Hook>,
@@ -105,7 +110,7 @@ pub fn hook_state(id: &str, status: Status, pid: i32, bundle: &Path, annotations
     state.to_string()
 }
 
-/// Refuses ids that could leave the root or confuse a reader: `[A-Za-z0-9_+.-]{1,1024}`, but not `.` or `..`.
+/// Refuses ids that could leave the root or confuse a reader: `[A-Za-z0-9_+.-]{1,255}`, but not `.` or `..`.
 pub fn check_id(id: &str) -> Result<()> {
     let fine = |b: u8| b.is_ascii_alphanumeric() || b"_+.-".contains(&b);
     if id.is_empty() || id.len() > 255 || id == "." || id == ".." || !id.bytes().all(fine) {
@@ -263,7 +268,8 @@ impl StateDir {
         Ok(())
     }
 
-    fn load<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
+    /// The contents of a file of the directory.
+    pub fn load_bytes(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let file = match openat(&self.fd, name, flags, Mode::empty()) {
             Ok(fd) => std::fs::File::from(fd),
@@ -273,6 +279,11 @@ impl StateDir {
         let mut bytes = Vec::with_capacity(2048);
         let read = file.take(SIZE_LIMIT).read_to_end(&mut bytes);
         read.with_context(|| format!("read {:?}", self.path.join(name)))?;
+        Ok(Some(bytes))
+    }
+
+    fn load<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
+        let Some(bytes) = self.load_bytes(name)? else { return Ok(None) };
         serde_json::from_slice(&bytes)
             .map(Some)
             .with_context(|| format!("{:?} is damaged", self.path.join(name)))

@@ -35,7 +35,7 @@ pub struct Bundle {
 impl Bundle {
     /// A bundle with the probe in its rootfs and the configuration of [`config::base`].
     pub fn new() -> Self {
-        let id = format!("orlop-it-{}-{:04}", std::process::id(), SERIAL.fetch_add(1, Ordering::Relaxed));
+        let id = format!("{}-{:04}", runtime::run_name(), SERIAL.fetch_add(1, Ordering::Relaxed));
         let dir = runtime::base().join(&id);
         let rootfs = dir.join("rootfs");
         // The directories that every image has, so that a mapped root who does not own the rootfs can mount there.

@@ -289,14 +289,23 @@ fn enter_v2() -> io::Result<()> {
     }
 }
 
+/// A name for everything of this test process. The pid alone would do for what is alive; the time keeps it apart from
+/// what an earlier run with the same pid (in a container, say) may have left when it was killed.
+pub fn run_name() -> &'static str {
+    static NAME: OnceLock<String> = OnceLock::new();
+    NAME.get_or_init(|| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        format!("orlop-it-{}-{:x}", std::process::id(), now.as_millis() % 0x100_0000)
+    })
+}
+
 /// A directory of this test process, removed at its exit, with the static programs that rootfs are made of.
 pub fn base() -> &'static Path {
     static BASE: OnceLock<PathBuf> = OnceLock::new();
     BASE.get_or_init(|| {
         // SAFETY: no arguments.
         assert_eq!(unsafe { libc::geteuid() }, 0, "the integration tests need root: see integration/run");
-        let base = std::env::temp_dir().join(format!("orlop-it-{}", std::process::id()));
-        drop(fs::remove_dir_all(&base));
+        let base = std::env::temp_dir().join(run_name());
         fs::create_dir(&base).unwrap();
         // Mapped users of a user namespace have to get to the rootfs below.
         fs::set_permissions(&base, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
@@ -308,5 +317,5 @@ pub fn base() -> &'static Path {
 }
 
 extern "C" fn remove_base() {
-    drop(fs::remove_dir_all(std::env::temp_dir().join(format!("orlop-it-{}", std::process::id()))));
+    drop(fs::remove_dir_all(std::env::temp_dir().join(run_name())));
 }

@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, anyhow};
 
-use crate::cli::Create;
+use crate::cli::{Create, Receivers};
 use crate::command::{bundle, make_plan, require_root};
 use crate::error::ResultExt;
 use crate::host::Host;
@@ -36,15 +36,16 @@ pub fn make(root: &Root, args: &Create, detached: bool) -> Result<Created> {
             preserve_fds: args.preserve_fds,
         };
         let plan = make_plan(&config, &host, &request)?;
-        let wishes = wishes(&plan, args, detached)?;
+        let wishes = wishes(&plan, &args.receivers, detached)?;
         let dir = root.create(id)?;
         crate::process::create::create(&plan, &host, &config.bytes, dir, wishes)
     };
     made().with_context(|| format!("create {id}"))
 }
 
-/// Receivers are connected before anything is made: one that is not there is an early error.
-fn wishes(plan: &Plan, args: &Create, detached: bool) -> Result<Wishes> {
+/// Receivers are connected before anything is made: one that is not there is an early error. `detached`: nobody stays to
+/// relay the terminal.
+pub fn wishes(plan: &Plan, args: &Receivers, detached: bool) -> Result<Wishes> {
     let console = match (&args.console_socket, plan.process.terminal, detached) {
         (Some(path), true, true) => {
             Console::Socket(console::connect(path).with_context(|| format!("--console-socket {path:?}"))?)
@@ -68,7 +69,8 @@ fn wishes(plan: &Plan, args: &Create, detached: bool) -> Result<Wishes> {
     Ok(Wishes { console, pidfd_socket, pid_file })
 }
 
-fn check_preserved(count: u32) -> Result<()> {
+/// Whether the descriptors of `--preserve-fds` are there.
+pub fn check_preserved(count: u32) -> Result<()> {
     for i in 3..3 + u64::from(count) {
         let open = i32::try_from(i).is_ok_and(crate::sys::fd::is_open);
         if !open {

@@ -44,7 +44,7 @@ fn finish(args: &Run, created: &Created) -> Result<u8> {
     if args.detach {
         return Ok(0);
     }
-    let exit = foreground::wait(created, &signals)?;
+    let exit = foreground::wait(&created.child, created.master.as_ref(), &signals)?;
     drop(signals);
     if !args.keep {
         let _lock = created.dir.lock()?;

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, anyhow};
 use nix::unistd::{getegid, geteuid};
 use serde_json::{Value, json};
 
@@ -27,8 +27,8 @@ pub fn spec(args: &SpecArgs) -> Result<u8> {
         .mode(0o666)
         .open(&path)
         .and_then(|mut file| file.write_all(format!("{text}\n").as_bytes()))
-        .with_context(|| format!("spec: {}", path.display()))
-        .hint_if(nix::errno::Errno::EEXIST, "remove the file first: orlop spec overwrites nothing")?;
+        .map_err(|e| anyhow!("spec: {}: {}", path.display(), crate::sys::describe_io(&e)))
+        .hint("orlop spec writes into an existing directory and overwrites nothing")?;
     Ok(0)
 }
 

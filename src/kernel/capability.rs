@@ -3,14 +3,14 @@
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
-use nix::unistd::{getresgid, getresuid};
+use nix::unistd::{getgroups, getresgid, getresuid};
 
 use crate::error::ResultExt;
 use crate::plan::capabilities::{Set, Sets, name};
 use crate::plan::process::Process;
 use crate::sys::process::{
-    CapabilitySets, ambient_clear, ambient_raise, bounding_drop, bounding_has, capget, capset, set_keep_capabilities,
-    setgid, setgroups, setuid,
+    CapabilitySets, ambient_clear, ambient_has, ambient_raise, bounding_drop, bounding_has, capget, capset,
+    set_keep_capabilities, setgid, setgroups, setuid,
 };
 
 /// Removes from the bounding set whatever the container may not have, up to the kernel's last capability and not only
@@ -67,7 +67,7 @@ fn setgroups_if_allowed(groups: &[u32]) -> Result<()> {
 /// which then go unanswered; the sets were applied all the same.
 pub fn verify(process: &Process, filtered: bool) -> Result<()> {
     let unanswered = |errno: Errno| filtered && matches!(errno, Errno::EPERM | Errno::EACCES | Errno::ENOSYS);
-    let Sets { bounding, effective, permitted, inheritable, .. } = process.capabilities;
+    let Sets { bounding, effective, permitted, inheritable, ambient } = process.capabilities;
     match capget() {
         Ok(now) => {
             let want = CapabilitySets { effective: effective.0, permitted: permitted.0, inheritable: inheritable.0 };
@@ -91,6 +91,34 @@ pub fn verify(process: &Process, filtered: bool) -> Result<()> {
             Err(e) if e.errno == Errno::EINVAL || unanswered(e.errno) => break,
             Err(e) => return Err(e.into()),
         }
+    }
+    for number in 0..64 {
+        match ambient_has(number) {
+            Ok(has) if has != (ambient.0 >> number & 1 == 1) => {
+                bail!(
+                    "process.capabilities.ambient: the kernel reports another set than asked for, at {}",
+                    name(number)
+                );
+            }
+            Ok(_) => {}
+            Err(e) if e.errno == Errno::EINVAL || unanswered(e.errno) => break,
+            Err(e) => return Err(e.into()),
+        }
+    }
+    match getgroups() {
+        Ok(groups) => {
+            let sorted = |mut ids: Vec<u32>| {
+                ids.sort_unstable();
+                ids.dedup();
+                ids
+            };
+            let now = sorted(groups.into_iter().map(nix::unistd::Gid::as_raw).collect());
+            if now != sorted(process.additional_gids.clone()) && !process.additional_gids.is_empty() {
+                bail!("process.user.additionalGids: the kernel reports {now:?}");
+            }
+        }
+        Err(e) if unanswered(e) => {}
+        Err(errno) => return Err(crate::sys::Error { call: "getgroups()".into(), errno }.into()),
     }
     match (getresuid(), getresgid()) {
         (Ok(uid), Ok(gid)) => {

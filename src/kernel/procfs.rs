@@ -111,6 +111,24 @@ impl Proc {
         Ok(same.then_some(Found { pidfd, stat }))
     }
 
+    /// The root directory of a recorded process, which must still be the same.
+    pub fn root_of(&self, identity: &Identity) -> Result<OwnedFd> {
+        let path = format!("{}/root", identity.pid);
+        // A magic link: openat2's refusal of these is not wanted here.
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let root =
+            call!("openat(\"/proc/{path}\")" => nix::fcntl::openat(&self.0, path.as_str(), flags, Mode::empty()))?;
+        self.find(identity)?.context("the container's init has ended")?;
+        Ok(root)
+    }
+
+    /// Writes to a file of the caller's own directory. Its number in this procfs is not its pid if the caller is in
+    /// another PID namespace; the link `self` knows it.
+    pub fn write_own(&self, path: &str, value: &str) -> Result<()> {
+        let own = call!("readlinkat(\"/proc/self\")" => nix::fcntl::readlinkat(&self.0, "self"))?;
+        self.write(&format!("{}/{path}", own.to_string_lossy()), value)
+    }
+
     /// Below `sys`: the file of a kernel parameter.
     pub fn write_sysctl(&self, path: &Path, value: &str) -> Result<()> {
         self.write(&format!("sys/{}", path.display()), value)

@@ -99,6 +99,12 @@ impl Cgroup {
         // A process in a user namespace, or without root, cannot change device access; nor can it make device nodes.
         let admin = host.euid == 0 && host.initial_user_namespace;
         let rules = if admin { device_rules(&resources, problems) } else { Vec::new() };
+        if !admin && resources.devices().as_ref().is_some_and(|d| !d.is_empty()) {
+            problems.warn(
+                "linux.resources.devices",
+                "is not enforced: the caller may not change device access, and in its user namespace nobody can make device nodes",
+            );
+        }
 
         let version = if matches!(host.cgroups, CgroupLayout::Legacy { .. }) { Version::V1 } else { Version::V2 };
         let mut writes = Writes { version, places: &cgroup.places, list: Vec::new(), problems };

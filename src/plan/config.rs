@@ -7,10 +7,9 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use oci_spec::runtime::{
-    Box as ConsoleSize, Hooks, Linux, LinuxCapabilities, LinuxIOPriority, Mount, PosixRlimit, Root, Scheduler, User,
+    Box as ConsoleSize, Hooks, Linux, LinuxCapabilities, LinuxIOPriority, Mount, PosixRlimit, Root, User,
 };
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 
 /// config.json, as far as Linux has a use for it. The members of other platforms are allowed and ignored.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -46,5 +45,25 @@ pub struct Process {
     pub io_priority: Option<LinuxIOPriority>,
     pub scheduler: Option<Scheduler>,
     #[serde(rename = "execCPUAffinity")]
-    pub exec_cpu_affinity: Option<IgnoredAny>,
+    pub exec_cpu_affinity: Option<ExecCpuAffinity>,
+}
+
+/// `process.scheduler`, with the words as they are: oci-spec misspells one of the flags.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Scheduler {
+    pub policy: String,
+    pub nice: Option<i32>,
+    pub priority: Option<i32>,
+    pub flags: Option<Vec<String>>,
+    pub runtime: Option<u64>,
+    pub deadline: Option<u64>,
+    pub period: Option<u64>,
+}
+
+/// `process.execCPUAffinity`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct ExecCpuAffinity {
+    pub initial: Option<String>,
+    #[serde(rename = "final")]
+    pub last: Option<String>,
 }

@@ -217,8 +217,14 @@ mod tests {
 
     fn planned(config: Value, facts: Facts) -> (Filesystem, Problems) {
         let spec: Spec = serde_json::from_value(config).unwrap();
-        let host =
-            Host { euid: 0, initial_user_namespace: true, permitted: 0, bounding: 0, cgroups: CgroupLayout::None };
+        let host = Host {
+            euid: 0,
+            initial_user_namespace: true,
+            permitted: 0,
+            bounding: 0,
+            ignored_signals: 0,
+            cgroups: CgroupLayout::None,
+        };
         let mut problems = Problems::default();
         let fs = Filesystem::from_spec(&spec, Path::new("/bundle"), &facts, &host, &mut problems);
         (fs, problems)

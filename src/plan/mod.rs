@@ -14,6 +14,7 @@ pub mod mounts;
 pub mod namespaces;
 pub mod problem;
 pub mod process;
+pub mod scheduling;
 pub mod sysctl;
 
 use std::collections::BTreeMap;
@@ -83,7 +84,7 @@ impl Plan {
                 &absent
             }
         };
-        refuse_what_is_not_carried_out(spec, linux, &mut problems);
+        refuse_what_is_not_carried_out(linux, &mut problems);
         let namespaces = Namespaces::from_spec(linux, &mut problems);
         let idmap = idmap::from_spec(linux, &namespaces, &mut problems);
         let available = if namespaces.is_separate(Kind::User) {
@@ -160,36 +161,19 @@ fn name(member: &str, value: &Option<String>, namespaces: &Namespaces, problems:
 }
 
 fn seccomp_section(linux: &Linux, problems: &mut Problems) -> Option<seccomp::Compiled> {
-    let section = linux.seccomp().as_ref()?;
-    let compiled = seccomp::compile(section, problems);
-    if section.listener_path().is_some() || compiled.as_ref().is_some_and(|c| c.notifies) {
-        let member = if section.listener_path().is_some() { "listenerPath" } else { "syscalls" };
-        problems.error(format!("linux.seccomp.{member}"), "user notification (SCMP_ACT_NOTIFY) is not carried out yet");
-    }
-    compiled
+    seccomp::compile(linux.seccomp().as_ref()?, problems)
 }
 
 /// Fields that this version knows and does not carry out. Ignoring one would leave a container less confined, or less
 /// equipped, than its config says.
-fn refuse_what_is_not_carried_out(spec: &Spec, linux: &Linux, problems: &mut Problems) {
+fn refuse_what_is_not_carried_out(linux: &Linux, problems: &mut Problems) {
     let mut refuse = |present: bool, path: &str| {
         if present {
             problems.error(path, "is not carried out by this version of orlop; remove it");
         }
     };
-    let text = |value: &Option<String>| value.as_ref().is_some_and(|v| !v.is_empty());
-    if let Some(process) = &spec.process {
-        refuse(text(&process.apparmor_profile), "process.apparmorProfile");
-        refuse(text(&process.selinux_label), "process.selinuxLabel");
-        refuse(process.io_priority.is_some(), "process.ioPriority");
-        refuse(process.scheduler.is_some(), "process.scheduler");
-        refuse(process.exec_cpu_affinity.is_some(), "process.execCPUAffinity");
-    }
     refuse(linux.net_devices().as_ref().is_some_and(|d| !d.is_empty()), "linux.netDevices");
     refuse(linux.intel_rdt().is_some(), "linux.intelRdt");
-    refuse(linux.memory_policy().is_some(), "linux.memoryPolicy");
-    refuse(linux.personality().is_some(), "linux.personality");
-    refuse(text(linux.mount_label()), "linux.mountLabel");
 }
 
 #[cfg(test)]

@@ -4,13 +4,14 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{PosixRlimit, PosixRlimitType};
+use oci_spec::runtime::{Linux, PosixRlimit, PosixRlimitType};
 use serde::Serialize;
 
 use super::capabilities::{self, Set, Sets};
 use super::config::Spec;
 use super::idmap::{IdMap, Range, to_host};
 use super::problem::Problems;
+use super::scheduling::{self, Scheduling};
 
 /// The umask of a process whose config names none. The spec would leave the caller's in place; runc and crun set this
 /// one, and images rely on it.
@@ -42,9 +43,15 @@ pub struct Process {
     pub additional_gids: Vec<u32>,
     pub umask: u32,
     pub no_new_privileges: bool,
+    pub apparmor_profile: Option<String>,
+    pub selinux_label: Option<String>,
     pub oom_score_adj: Option<i32>,
     pub rlimits: Vec<Rlimit>,
+    /// When the program is executed.
     pub capabilities: Sets,
+    /// After that, unless its file has set-user-ID bits or capabilities of its own.
+    pub capabilities_after_execve: Sets,
+    pub scheduling: Scheduling,
 }
 
 /// Reads `process`; None if it is missing, which is a fault.
@@ -90,10 +97,14 @@ pub fn from_spec(spec: &Spec, idmap: Option<&IdMap>, available: Set, problems: &
         };
         Some((side("height", size.height(), problems).ok()?, side("width", size.width(), problems).ok()?))
     });
+    let capabilities = capabilities::from_spec(process, available, problems);
+    let no_new_privileges = process.no_new_privileges.unwrap_or(false);
     Some(Process {
         env: environment(process.env.as_deref().unwrap_or_default(), problems),
         rlimits: rlimits(process.rlimits.as_deref().unwrap_or_default(), problems),
-        capabilities: capabilities::from_spec(process, available, problems),
+        capabilities_after_execve: capabilities::after_execve(&capabilities, user.uid(), no_new_privileges),
+        capabilities,
+        scheduling: scheduling::from_spec(process, spec.linux.as_ref().unwrap_or(&Linux::default()), problems),
         args,
         cwd,
         terminal,
@@ -102,9 +113,17 @@ pub fn from_spec(spec: &Spec, idmap: Option<&IdMap>, available: Set, problems: &
         gid: user.gid(),
         additional_gids,
         umask,
-        no_new_privileges: process.no_new_privileges.unwrap_or(false),
+        no_new_privileges,
+        apparmor_profile: label("apparmorProfile", process.apparmor_profile.as_ref(), problems),
+        selinux_label: label("selinuxLabel", process.selinux_label.as_ref(), problems),
         oom_score_adj,
     })
+}
+
+fn label(member: &str, value: Option<&String>, problems: &mut Problems) -> Option<String> {
+    let value = value.filter(|value| !value.is_empty())?;
+    problems.no_nul(format!("process.{member}"), value);
+    Some(value.clone())
 }
 
 /// setresuid(2) and its kin answer EINVAL for an id without a mapping; say which.

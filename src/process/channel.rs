@@ -4,12 +4,14 @@
 //! ```text
 //!   child                      parent
 //!   Cloned + pidfd       ──▶   (from the stager, if there is one)
-//!   NeedIdMap            ──▶   gid_map, uid_map, oom_score_adj
+//!   NeedIdMap            ──▶   gid_map, uid_map
 //!                        ◀──   Go
 //!   Console + fd         ──▶   hands the terminal's master on (process.terminal)
+//!   Listener(number)     ──▶   connects to linux.seccomp.listenerPath
+//!                        ◀──   Go, then takes the listener and says so in shared memory
 //!   MountsDone           ──▶   runs prestart and createRuntime hooks
 //!                        ◀──   Go
-//!   Ready                ──▶   rlimits, saves the state, writes the pid file
+//!   Ready                ──▶   oom_score_adj, rlimits, scheduler; saves the state, writes the pid file
 //!                        ◀──   Go
 //!   end of file          ──▶   ends: init lives without it
 //!   Warning { .. }             at any point
@@ -42,6 +44,8 @@ pub enum Message {
     NeedIdMap,
     /// The terminal's name in the container.
     Console(String),
+    /// The filter is about to be loaded, and its listener will have this number.
+    Listener(i32),
     MountsDone,
     Ready,
     Go,
@@ -60,9 +64,9 @@ pub struct Failure {
 
 impl From<&anyhow::Error> for Failure {
     fn from(error: &anyhow::Error) -> Self {
-        let cut = |text: String| text.chars().take(4096).collect();
+        let cut = |text: String| text.chars().take(512).collect();
         Self {
-            chain: error.chain().map(|cause| cut(cause.to_string())).take(16).collect(),
+            chain: error.chain().map(|cause| cut(cause.to_string())).take(12).collect(),
             hints: error::hints(error).into_iter().map(cut).take(8).collect(),
             errno: error::errno_of(error).map(|errno| errno as i32),
         }

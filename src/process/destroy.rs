@@ -43,7 +43,7 @@ pub fn clear_cgroups(cgroups: &[PathBuf]) -> Result<()> {
 /// runtime.md#lifecycle: a failing poststop hook is a warning, and the remaining ones run.
 pub fn poststop(hooks: &[Hook], state: &str) {
     for (i, hook) in hooks.iter().enumerate() {
-        if let Err(e) = hook::run(hook, state).with_context(|| format!("error running poststop hook #{i}")) {
+        if let Err(e) = hook::run(hook, state, None).with_context(|| format!("error running poststop hook #{i}")) {
             crate::log::warn(&crate::error::one_line(&e));
         }
     }

@@ -13,7 +13,6 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::{Pid, isatty};
 
-use crate::process::create::Created;
 use crate::sys::call;
 use crate::sys::clone::Child;
 use crate::sys::fd::stdio;
@@ -54,10 +53,10 @@ impl Drop for Signals {
     }
 }
 
-/// Waits until init has ended and says how.
-pub fn wait(created: &Created, signals: &Signals) -> Result<Exit> {
-    let pidfd = created.child.pidfd.as_fd();
-    let mut terminal = created.master.as_ref().map(Terminal::attach).transpose()?;
+/// Waits until `child` has ended and says how; `master` is its terminal's, if it has one.
+pub fn wait(child: &Child, master: Option<&OwnedFd>, signals: &Signals) -> Result<Exit> {
+    let pidfd = child.pidfd.as_fd();
+    let mut terminal = master.map(Terminal::attach).transpose()?;
     loop {
         let mut fds = vec![PollFd::new(pidfd, PollFlags::POLLIN)];
         if let Some(fd) = &signals.fd {
@@ -75,7 +74,7 @@ pub fn wait(created: &Created, signals: &Signals) -> Result<Exit> {
             terminal.relay();
         }
         for signal in pending(signals) {
-            forward(&created.child, signal, terminal.as_ref());
+            forward(child, signal, terminal.as_ref());
         }
         if let Some(exit) = reap(pidfd, false)? {
             if let Some(terminal) = &mut terminal {

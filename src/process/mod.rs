@@ -5,7 +5,9 @@
 pub mod channel;
 pub mod create;
 pub mod destroy;
+pub mod exec;
 pub mod foreground;
 pub mod init;
 pub mod start;
 pub mod step;
+pub mod tail;

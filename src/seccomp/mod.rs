@@ -28,7 +28,7 @@ pub mod words;
 use std::path::PathBuf;
 
 use oci_spec::runtime::LinuxSeccomp;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::plan::problem::Problems;
 use arch::Arch;
@@ -81,7 +81,7 @@ impl FilterFlag {
 }
 
 /// Who answers for the calls with SCMP_ACT_NOTIFY.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listener {
     /// A Unix socket.
     pub path: PathBuf,

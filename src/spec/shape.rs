@@ -13,6 +13,9 @@ struct Node {
     members: &'static [Node],
 }
 
+/// The name for every member of a map.
+const ANY: &str = "*";
+
 const fn object(name: &'static str, members: &'static [Node]) -> Node {
     Node { name, array: false, members }
 }
@@ -31,7 +34,15 @@ const CONFIG: Node = object(
         object("root", &[]),
         object(
             "process",
-            &[object("consoleSize", &[]), object("user", &[]), object("capabilities", &[]), objects("rlimits", &[])],
+            &[
+                object("consoleSize", &[]),
+                object("user", &[]),
+                object("capabilities", &[]),
+                object("scheduler", &[]),
+                object("ioPriority", &[]),
+                object("execCPUAffinity", &[]),
+                objects("rlimits", &[]),
+            ],
         ),
         objects("mounts", &ID_MAPPINGS),
         object(
@@ -53,7 +64,11 @@ const CONFIG: Node = object(
                 objects("namespaces", &[]),
                 objects("devices", &[]),
                 SECCOMP,
-                object("timeOffsets", &[object("monotonic", &[]), object("boottime", &[])]),
+                object("timeOffsets", &[object(ANY, &[])]),
+                object("netDevices", &[object(ANY, &[])]),
+                object("personality", &[]),
+                object("memoryPolicy", &[]),
+                object("intelRdt", &[]),
                 object(
                     "resources",
                     &[
@@ -72,6 +87,7 @@ const CONFIG: Node = object(
                             ],
                         ),
                         objects("hugepageLimits", &[]),
+                        object("rdma", &[object(ANY, &[])]),
                         object("network", &[objects("priorities", &[])]),
                     ],
                 ),
@@ -119,7 +135,7 @@ impl<'de> Visitor<'de> for Expect {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(name) = map.next_key::<std::borrow::Cow<'de, str>>()? {
-            match self.node.members.iter().find(|member| member.name == name) {
+            match self.node.members.iter().find(|member| member.name == name || member.name == ANY) {
                 Some(node) => map.next_value_seed(Expect { node, array: node.array })?,
                 None => drop(map.next_value::<IgnoredAny>()?),
             }

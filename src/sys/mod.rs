@@ -11,6 +11,7 @@ pub mod memory;
 pub mod mount;
 pub mod net;
 pub mod process;
+pub mod scheduling;
 pub mod seccomp;
 pub mod socket;
 pub mod tty;
@@ -46,6 +47,11 @@ pub fn describe(errno: Errno) -> String {
         first.make_ascii_lowercase();
     }
     format!("{words} ({errno:?})")
+}
+
+/// The same for an error of the standard library.
+pub fn describe_io(error: &std::io::Error) -> String {
+    error.raw_os_error().map_or_else(|| error.to_string(), |number| describe(Errno::from_raw(number)))
 }
 
 /// Runs a call that yields `Result<T, Errno>` and, only if it failed, formats it: `call!("dup({old})" => dup(old))`.

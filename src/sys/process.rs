@@ -129,6 +129,12 @@ pub fn ambient_raise(number: u32) -> Result<()> {
     prctl("PR_CAP_AMBIENT", libc::PR_CAP_AMBIENT, ambient(libc::PR_CAP_AMBIENT_RAISE), number.into()).map(drop)
 }
 
+/// PR_CAP_AMBIENT_IS_SET; EINVAL beyond the kernel's last capability.
+pub fn ambient_has(number: u32) -> Result<bool> {
+    prctl("PR_CAP_AMBIENT", libc::PR_CAP_AMBIENT, ambient(libc::PR_CAP_AMBIENT_IS_SET), number.into())
+        .map(|value| value == 1)
+}
+
 fn ambient(operation: libc::c_int) -> libc::c_ulong {
     libc::c_ulong::from(operation.unsigned_abs())
 }
@@ -244,9 +250,10 @@ pub fn join_session_keyring(name: &std::ffi::CStr) -> Result<()> {
     call!("keyctl(JOIN_SESSION_KEYRING, {name:?})" => value).map(drop)
 }
 
-/// Resets every signal to its default action and unblocks all: what the caller ignored (Go programs and shells ignore
-/// SIGPIPE, SIGHUP, ..) would otherwise be inherited through `execve`.
-pub fn reset_signals() {
+/// Resets the signals that are ignored (bit N-1 of `ignored` for signal N) to their default action and unblocks all: what
+/// the caller ignored (Go programs and shells ignore SIGPIPE, SIGHUP, ..) would otherwise be inherited through `execve`,
+/// which resets handlers but not this.
+pub fn reset_signals(ignored: u64) {
     /// The kernel's own `struct sigaction`: libc's refuses the two signals that it keeps for itself (nptl(7)).
     #[repr(C)]
     struct Action {
@@ -256,7 +263,7 @@ pub fn reset_signals() {
         mask: u64,
     }
     let default = Action { handler: libc::SIG_DFL, flags: 0, restorer: 0, mask: 0 };
-    for signal in (1..=64).filter(|s| ![libc::SIGKILL, libc::SIGSTOP].contains(s)) {
+    for signal in (1..=64).filter(|signal| ignored >> (signal - 1) & 1 == 1) {
         // SAFETY: the action has the kernel's layout and installs no handler; a null old action is allowed.
         unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, &raw const default, std::ptr::null_mut::<Action>(), 8) };
     }
@@ -282,4 +289,31 @@ pub fn kill(pid: Pid, signal: libc::c_int) -> Result<()> {
     // SAFETY: no pointers.
     let value = check(unsafe { libc::kill(pid.as_raw(), signal) }.into());
     call!("kill({pid}, {signal})" => value).map(drop)
+}
+
+/// Makes the process of `command` get SIGKILL when the calling process ends.
+pub fn die_with_parent(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    let parent = std::process::id();
+    let set = move || -> std::io::Result<()> {
+        // SAFETY: async-signal-safe calls without pointers, in a child of a process with one thread.
+        unsafe {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            // The parent may have ended before the call; then this process has another one by now.
+            if u32::try_from(libc::getppid()) != Ok(parent) {
+                libc::_exit(1);
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: the closure allocates nothing and takes no lock.
+    unsafe { command.pre_exec(set) };
+}
+
+/// `pidfd_getfd(2)`: a copy of descriptor number `fd` of another process. EBADF: it has no such descriptor. Needs the
+/// right to ptrace it, which CAP_SYS_PTRACE gives over a process that is not dumpable, too.
+pub fn pidfd_getfd(pidfd: BorrowedFd<'_>, fd: std::os::fd::RawFd) -> Result<OwnedFd> {
+    // SAFETY: no pointers.
+    let value = check(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) });
+    call!("pidfd_getfd({}, {fd})", pidfd.as_raw_fd() => value).map(owned)
 }

@@ -51,6 +51,34 @@ impl Existing {
         Ok(Existing { found })
     }
 
+    /// The way into the cgroup for a further process; with `sub`, a relative path without `..`, into a cgroup that the
+    /// container has made below its own.
+    ///
+    /// # Errors
+    /// ENOENT if `sub` is nowhere.
+    pub fn handle(&self, sub: Option<&Path>) -> anyhow::Result<handle::Handle> {
+        let mut directories = Vec::with_capacity(self.found.len());
+        for found in &self.found {
+            let (path, fd) = match sub {
+                None => (found.path.clone(), found.fd.try_clone().with_context(|| found.context())?),
+                Some(sub) => {
+                    let path = found.path.join(sub);
+                    match fs::open_dir(found.fd.as_fd(), sub) {
+                        Ok(fd) => (path, fd),
+                        // On v1 a container makes its cgroups in one hierarchy at a time: the others have none.
+                        Err(e) if e.errno == Errno::ENOENT && found.version == Version::V1 => continue,
+                        Err(e) => return Err(e).with_context(|| format!("cgroup {}", path.display())),
+                    }
+                }
+            };
+            directories.push(handle::Directory { version: found.version, path, fd });
+        }
+        if sub.is_some() && directories.is_empty() {
+            bail!("the container has no cgroup {:?} below its own", sub.unwrap_or(Path::new("")));
+        }
+        Ok(handle::Handle { directories })
+    }
+
     /// Whether no directory was found.
     pub fn is_empty(&self) -> bool {
         self.found.is_empty()

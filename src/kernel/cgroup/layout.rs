@@ -43,6 +43,12 @@ pub fn detect() -> anyhow::Result<CgroupLayout> {
     }
 }
 
+/// The absolute path of the v2 cgroup of a process, from its `/proc/PID/cgroup`.
+pub fn unified_of(text: &str) -> Option<PathBuf> {
+    let (_, path) = own_cgroups(text).into_iter().find(|(names, _)| names.is_empty())?;
+    Some(Path::new(MOUNT_POINT).join(path.strip_prefix("/").unwrap_or(&path)))
+}
+
 fn read(path: &Path) -> anyhow::Result<String> {
     let file = std::fs::File::open(path).with_context(|| format!("open {}", path.display()))?;
     super::fs::read_record(&file.into()).with_context(|| format!("read {}", path.display()))

@@ -13,4 +13,4 @@ mod layout;
 pub use create::{create, directories};
 pub use existing::Existing;
 pub use handle::Handle;
-pub use layout::{MOUNT_POINT, detect};
+pub use layout::{MOUNT_POINT, detect, unified_of};

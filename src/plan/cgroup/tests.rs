@@ -7,7 +7,7 @@ fn hierarchy(mount_point: &str, controllers: &[&str], own: &str) -> Hierarchy {
 }
 
 fn host(cgroups: CgroupLayout) -> Host {
-    Host { euid: 0, initial_user_namespace: true, permitted: 0, bounding: 0, cgroups }
+    Host { euid: 0, initial_user_namespace: true, permitted: 0, bounding: 0, ignored_signals: 0, cgroups }
 }
 
 fn v2() -> Host {
@@ -84,6 +84,10 @@ fn every_limit_of_v2() {
             &["io.bfq.weight=500", "io.bfq.weight=8:0 10", "io.max=8:0 rbps=5", "io.max=8:0 wiops=max"],
         ),
         (
+            r#"{"blockIO":{"throttleWriteBpsDevice":[{"major":8,"minor":1,"rate":6}],"throttleReadIOPSDevice":[{"major":8,"minor":2,"rate":7}]}}"#,
+            &["io.max=8:1 wbps=6", "io.max=8:2 riops=7"],
+        ),
+        (
             r#"{"hugepageLimits":[{"pageSize":"2MB","limit":4096}]}"#,
             &["hugetlb.2MB.max=4096", "hugetlb.2MB.rsvd.max=4096"],
         ),
@@ -132,6 +136,18 @@ fn every_limit_of_v1() {
             &["blkio.weight=500", "blkio.leaf_weight=20", "blkio.throttle.read_iops_device=8:0 5"],
         ),
         (
+            r#"{"blockIO":{"weightDevice":[{"major":8,"minor":0,"weight":10,"leafWeight":20}],
+             "throttleReadBpsDevice":[{"major":8,"minor":1,"rate":6}],"throttleWriteBpsDevice":[{"major":8,"minor":2,"rate":7}],
+             "throttleWriteIOPSDevice":[{"major":8,"minor":3,"rate":8}]}}"#,
+            &[
+                "blkio.weight_device=8:0 10",
+                "blkio.leaf_weight_device=8:0 20",
+                "blkio.throttle.read_bps_device=8:1 6",
+                "blkio.throttle.write_bps_device=8:2 7",
+                "blkio.throttle.write_iops_device=8:3 8",
+            ],
+        ),
+        (
             r#"{"network":{"classID":1048577,"priorities":[{"name":"lo","priority":5}]}}"#,
             &["net_cls.classid=1048577", "net_prio.ifpriomap=lo 5"],
         ),
@@ -151,6 +167,11 @@ fn what_cannot_be_carried_out_is_an_error_at_its_path() {
         (v2(), r#"{"cpu":{"realtimeRuntime":5}}"#, "cpu.realtimeRuntime"),
         (v2(), r#"{"network":{"classID":5}}"#, "network.classID"),
         (v2(), r#"{"blockIO":{"leafWeight":50}}"#, "blockIO.leafWeight"),
+        (
+            v2(),
+            r#"{"blockIO":{"weightDevice":[{"major":8,"minor":0,"leafWeight":50}]}}"#,
+            "blockIO.weightDevice[0].leafWeight",
+        ),
         (v2(), r#"{"blockIO":{"weight":5}}"#, "blockIO.weight"),
         (v2(), r#"{"memory":{"swap":5}}"#, "memory.swap"),
         (v2(), r#"{"memory":{"limit":10,"swap":5}}"#, "memory.swap"),

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `orlop exec`.
+
+use std::path::{Component, Path};
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use crate::cli::Exec;
+use crate::command::create::{check_preserved, wishes};
+use crate::error::{ResultExt, report};
+use crate::host::Host;
+use crate::kernel::procfs::Proc;
+use crate::plan::config::Process;
+use crate::plan::problem::Problems;
+use crate::plan::{Plan, Request, capabilities};
+use crate::process::{exec, foreground};
+use crate::spec;
+use crate::state::{CONFIG, Root, State, StateDir, Status};
+
+/// The exit status of an `exec` that fails before its program runs, as runc's.
+const FAILED: u8 = 255;
+
+/// Runs a process in a container. In the foreground the exit status is the program's.
+pub fn exec(root: &Root, args: &Exec) -> Result<u8> {
+    let id = &args.id.id;
+    match run(root, args).with_context(|| format!("exec {id}")) {
+        Ok(status) => Ok(status),
+        Err(e) => {
+            report(&e);
+            Ok(FAILED)
+        }
+    }
+}
+
+fn run(root: &Root, args: &Exec) -> Result<u8> {
+    let dir = root.container(&args.id.id)?;
+    let state = dir.complete_state()?;
+    let proc = Proc::open()?;
+    match state.status(&proc)? {
+        Status::Stopped => bail!("cannot exec in a stopped container"),
+        Status::Paused if !args.ignore_paused => {
+            bail!("cannot exec in a paused container (use --ignore-paused to override)")
+        }
+        _ => {}
+    }
+    let host = Host::detect()?;
+    check_preserved(args.preserve_fds)?;
+    let sub = args.cgroup.as_deref().map(sub_cgroup).transpose()?;
+    let plan = plan(&dir, &state, &host, args)?;
+    let wishes = wishes(&plan, &args.receivers, args.detach)?;
+    let found = proc.find(&state.init)?.context("cannot exec in a stopped container")?;
+    let signals = foreground::Signals::block(!args.detach)?;
+    let executed = exec::exec(&plan, &host, &state, &found, &wishes, sub)?;
+    if args.detach {
+        return Ok(0);
+    }
+    Ok(foreground::wait(&executed.child, executed.master.as_ref(), &signals)?.status())
+}
+
+/// The plan of the container, from the config as it was at create, with another process.
+fn plan(dir: &StateDir, state: &State, host: &Host, args: &Exec) -> Result<Plan> {
+    let bytes = dir.load_bytes(CONFIG)?.context("the state directory has lost the container's config")?;
+    let mut config = spec::parse(bytes)?;
+    let request = Request {
+        id: state.id.clone(),
+        bundle: state.bundle.clone(),
+        no_new_keyring: !state.new_keyring,
+        preserve_fds: args.preserve_fds,
+        ..Request::default()
+    };
+    let container = config.spec.process.take().context("the container's config has no process")?;
+    let ceiling = capabilities::bounding(&container);
+    config.spec.process = Some(match &args.process {
+        Some(path) => whole(path, &container)?,
+        None => changed(container, args)?,
+    });
+    let (plan, problems) = Plan::from_spec(&config.spec, host, &request);
+    // What is odd in the container's own config was said at create, and a program's output belongs on stderr alone.
+    for warning in &problems.warnings {
+        crate::log::debug(&warning.to_string());
+    }
+    let plan = plan.ok_or(Problems { warnings: Vec::new(), ..problems })?;
+    let sets = plan.process.capabilities;
+    for (name, set) in [("bounding", sets.bounding), ("permitted", sets.permitted), ("inheritable", sets.inheritable)] {
+        let excess = set.without(ceiling);
+        if !excess.is_empty() {
+            let refused: Result<Plan> =
+                Err(anyhow!("process.capabilities.{name}: {} not in the container's bounding set", excess.names()));
+            return refused.hint("a process of a container may have what its config allows, and no more");
+        }
+    }
+    Ok(plan)
+}
+
+/// `--process FILE`. What the file leaves out is as init has it; and what confines init confines this process whatever the
+/// file says.
+fn whole(path: &Path, container: &Process) -> Result<Process> {
+    let bytes = std::fs::read(path).with_context(|| format!("--process {path:?}"))?;
+    let mut process: Process = spec::parse_process(&bytes).with_context(|| format!("--process {path:?}"))?;
+    let init = container.clone();
+    process.no_new_privileges = Some(process.no_new_privileges == Some(true) || init.no_new_privileges == Some(true));
+    process.capabilities = process.capabilities.or(init.capabilities);
+    process.apparmor_profile = process.apparmor_profile.filter(|p| !p.is_empty()).or(init.apparmor_profile);
+    process.selinux_label = process.selinux_label.filter(|l| !l.is_empty()).or(init.selinux_label);
+    process.rlimits = process.rlimits.or(init.rlimits);
+    process.oom_score_adj = process.oom_score_adj.or(init.oom_score_adj);
+    process.scheduler = process.scheduler.or(init.scheduler);
+    process.io_priority = process.io_priority.or(init.io_priority);
+    process.exec_cpu_affinity = process.exec_cpu_affinity.or(init.exec_cpu_affinity);
+    if process.user.umask().is_none() {
+        process.user.set_umask(init.user.umask());
+    }
+    Ok(process)
+}
+
+/// Init's process with the changes of the command line.
+fn changed(mut process: Process, args: &Exec) -> Result<Process> {
+    if args.command.is_empty() {
+        bail!("a program is missing: name one, or pass --process FILE");
+    }
+    process.args = Some(args.command.clone());
+    process.terminal = Some(args.tty);
+    if let Some(cwd) = &args.cwd {
+        process.cwd.clone_from(cwd);
+    }
+    process.env.get_or_insert_default().extend(args.env.iter().cloned());
+    if let Some(user) = &args.user {
+        let (uid, gid) = parse_user(user)?;
+        process.user.set_uid(uid);
+        if let Some(gid) = gid {
+            process.user.set_gid(gid);
+        }
+    }
+    if !args.additional_gids.is_empty() {
+        let mut groups = process.user.additional_gids().clone().unwrap_or_default();
+        groups.extend(&args.additional_gids);
+        process.user.set_additional_gids(Some(groups));
+    }
+    if args.no_new_privs {
+        process.no_new_privileges = Some(true);
+    }
+    process.selinux_label = args.process_label.clone().or(process.selinux_label);
+    process.apparmor_profile = args.apparmor.clone().or(process.apparmor_profile);
+    capabilities::add(&mut process, &args.cap).map_err(|name| anyhow!("--cap {name}: unknown capability"))?;
+    Ok(process)
+}
+
+/// `UID[:GID]`, digits only: a name would have to be looked up in a file of the container's (CVE-2016-3697).
+fn parse_user(text: &str) -> Result<(u32, Option<u32>)> {
+    let number = |part: &str| {
+        let digits = !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+        part.parse::<u32>().ok().filter(|id| digits && *id != u32::MAX)
+    };
+    let parsed = match text.split_once(':') {
+        None => number(text).map(|uid| (uid, None)),
+        Some((uid, gid)) => number(uid).zip(number(gid)).map(|(uid, gid)| (uid, Some(gid))),
+    };
+    parsed.ok_or_else(|| anyhow!("--user {text:?}: expected UID or UID:GID in digits"))
+}
+
+fn sub_cgroup(path: &Path) -> Result<&Path> {
+    let relative = path.strip_prefix("/").unwrap_or(path);
+    let plain = relative.components().all(|c| matches!(c, Component::Normal(_)));
+    if !plain || relative.as_os_str().is_empty() || path.to_string_lossy().contains(':') {
+        bail!("--cgroup {path:?}: bad sub cgroup path, expected one below the container's cgroup");
+    }
+    Ok(relative)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_numbers() {
+        assert_eq!(parse_user("1000").unwrap(), (1000, None));
+        assert_eq!(parse_user("0:5").unwrap(), (0, Some(5)));
+        for text in ["", "root", "1:", ":1", "+1", "1:2:3", "4294967295", "-1"] {
+            assert!(parse_user(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_sub_cgroup_stays_below() {
+        assert_eq!(sub_cgroup(Path::new("/a/b")).unwrap(), Path::new("a/b"));
+        for path in ["", "/", "../x", "a/../b", "cpu:x"] {
+            assert!(sub_cgroup(Path::new(path)).is_err(), "{path}");
+        }
+    }
+}

@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A further process in a container, confined exactly as init is: it goes through the same plan, made from the config as
+//! it was at create, and through the same last steps.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::sched::CloneFlags;
+use nix::unistd::{chroot, fchdir};
+
+use crate::error::ResultExt;
+use crate::host::Host;
+use crate::kernel::cgroup::{Existing, Handle, unified_of};
+use crate::kernel::path::Root;
+use crate::kernel::procfs::{Found, Proc};
+use crate::kernel::{console, idmap, rootfs, scheduling};
+use crate::plan::Plan;
+use crate::plan::namespaces::Kind;
+use crate::process::channel::{Channel, Message, pair};
+use crate::process::create::{Console, Wishes, hand_over, limit, write_pid_file};
+use crate::process::tail::{self, Tail};
+use crate::state::{State, Status, hook_state};
+use crate::sys::call;
+use crate::sys::clone::{Child, Clone, clone3, setns};
+use crate::sys::memory::SharedWord;
+use crate::sys::process::{pidfd_send_signal, set_dumpable, set_parent_death_signal, wait};
+
+/// A process in a container.
+pub struct Executed {
+    /// A child of this process.
+    pub child: Child,
+    /// The terminal's master, if it was to be kept.
+    pub master: Option<OwnedFd>,
+}
+
+/// What the child has when it begins.
+struct Inherited<'a> {
+    init: &'a Found,
+    /// Init's root directory, for a container without a mount namespace of its own.
+    root: Option<OwnedFd>,
+    cgroup: &'a Handle,
+    proc: Proc,
+    ignored_signals: u64,
+    taken: &'a SharedWord,
+    parents: Vec<RawFd>,
+}
+
+/// Runs the process of `plan` in the container of `state`, whose init is `found`. Returns when its program runs.
+pub fn exec(
+    plan: &Plan,
+    host: &Host,
+    state: &State,
+    found: &Found,
+    wishes: &Wishes,
+    sub: Option<&Path>,
+) -> Result<Executed> {
+    let proc = Proc::open()?;
+    let cgroup = Existing::open(&state.cgroups)?.handle(sub)?;
+    // The child is in view of the container's processes as soon as it exists (CVE-2016-9962, CVE-2019-5736).
+    set_dumpable(false)?;
+    scheduling::set_affinity(plan.process.scheduling.exec_affinity.0.as_ref(), "initial")?;
+    if plan.namespaces.is_separate(Kind::Pid) {
+        // Takes effect on the next child.
+        setns(found.pidfd.as_fd(), Kind::Pid.flag()).context("join the container's PID namespace")?;
+    }
+    let (ours, theirs) = pair()?;
+    let taken = SharedWord::new()?;
+    let root = if plan.namespaces.is_separate(Kind::Mount) { None } else { Some(proc.root_of(&state.init)?) };
+    let inherited = Inherited {
+        init: found,
+        root,
+        cgroup: &cgroup,
+        proc: Proc::open()?,
+        ignored_signals: host.ignored_signals,
+        taken: &taken,
+        parents: vec![ours.fd().as_raw_fd()],
+    };
+    let child = match clone_into(&cgroup, &proc, state)? {
+        Clone::Parent(child) => child,
+        Clone::Child => run(plan, inherited, theirs),
+    };
+    drop(theirs);
+    let done = Parent { plan, state, proc: &proc, child: &child, taken: &taken }.converse(&ours, wishes);
+    if done.is_err() {
+        // Dead already is as good.
+        drop(pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL));
+        drop(wait(child.pidfd.as_fd(), true));
+    }
+    Ok(Executed { master: done?, child })
+}
+
+/// The container's cgroup, or where init is if that has moved: a cgroup that passes controllers on holds no processes
+/// (cgroups(7), "no internal processes").
+fn clone_into(cgroup: &Handle, proc: &Proc, state: &State) -> Result<Clone> {
+    match clone3(0, cgroup.clone_into()) {
+        Err(e) if e.errno == Errno::EBUSY && cgroup.clone_into().is_some() => {
+            let text = proc.read(&format!("{}/cgroup", state.init.pid))?;
+            let moved = unified_of(&text).context("init has no v2 cgroup")?;
+            Ok(clone3(0, Existing::open(&[moved])?.handle(None)?.clone_into())?)
+        }
+        cloned => cloned.hint_if(Errno::EAGAIN, "a limit on processes: pids.max of the container's cgroup"),
+    }
+    .context("clone the process")
+}
+
+/// The parent's side of the conversation.
+struct Parent<'a> {
+    plan: &'a Plan,
+    state: &'a State,
+    proc: &'a Proc,
+    child: &'a Child,
+    taken: &'a SharedWord,
+}
+
+impl Parent<'_> {
+    /// Answers the process until its program runs.
+    fn converse(&self, channel: &Channel, wishes: &Wishes) -> Result<Option<OwnedFd>> {
+        let mut master = None;
+        loop {
+            let Some((message, fd)) = channel.receive()? else { break };
+            match message {
+                Message::Console(name) => {
+                    let fd = fd.context("the process sent no terminal")?;
+                    match &wishes.console {
+                        Console::Socket(socket) => console::send_master(socket.as_fd(), fd.as_fd(), &name)?,
+                        Console::Keep => master = Some(fd),
+                        Console::None => {}
+                    }
+                }
+                Message::Listener(number) => self.hand_over_listener(number, channel)?,
+                Message::Warning(text) => crate::log::warn(&text),
+                Message::Failed(failure) => return Err(failure.into()),
+                Message::Ready => {
+                    limit(self.plan, self.proc, self.child)?;
+                    channel.send(&Message::Go).context("the process has died")?;
+                }
+                other => bail!("the process sent {other:?}"),
+            }
+        }
+        // execve has closed the channel, or death.
+        if self.proc.stat(self.child.pid)?.is_some_and(|stat| stat.has_not_execed()) {
+            bail!("the process has died before its program ran");
+        }
+        if let Some(socket) = &wishes.pidfd_socket {
+            // runc's payload for a process that is not init.
+            crate::sys::socket::send(socket.as_fd(), b"setns", Some(self.child.pidfd.as_fd()))
+                .context("--pidfd-socket")?;
+        }
+        if let Some(path) = &wishes.pid_file {
+            write_pid_file(path, self.child.pid).with_context(|| format!("--pid-file {path:?}"))?;
+        }
+        Ok(master)
+    }
+
+    fn hand_over_listener(&self, number: i32, channel: &Channel) -> Result<()> {
+        let Some(listener) = self.plan.seccomp.as_ref().and_then(|s| s.listener.as_ref()) else {
+            bail!("the process announced a seccomp listener that is not in the plan")
+        };
+        let (state, pid) = (self.state, self.child.pid.as_raw());
+        let text = hook_state(&state.id, Status::Running, state.init.pid, &state.bundle, &state.annotations);
+        hand_over(listener, number, pid, &text, self.child.pidfd.as_fd(), channel, self.taken)
+    }
+}
+
+fn run(plan: &Plan, inherited: Inherited<'_>, mut channel: Channel) -> ! {
+    tail::close_parents(&inherited.parents);
+    crate::log::detach();
+    let taken = inherited.taken;
+    let tail = match enter(plan, inherited, &mut channel) {
+        Ok(tail) => tail,
+        Err(e) => tail::fail(&channel, &e),
+    };
+    let error = tail::exec(plan, tail, &channel, taken);
+    tail::fail(&channel, &error)
+}
+
+fn enter(plan: &Plan, inherited: Inherited<'_>, channel: &mut Channel) -> Result<Tail> {
+    set_parent_death_signal(libc::SIGKILL)?;
+    inherited.cgroup.join_self()?;
+    scheduling::set_affinity(plan.process.scheduling.exec_affinity.1.as_ref(), "final")?;
+    crate::sys::process::reset_signals(inherited.ignored_signals);
+    join(plan, inherited.init)?;
+    if let Some(root) = inherited.root {
+        call!("fchdir(root)" => fchdir(&root))?;
+        call!("chroot(\".\")" => chroot(c".")).context("init's root directory")?;
+    }
+    if plan.namespaces.is_separate(Kind::User) {
+        idmap::become_root()?;
+        set_parent_death_signal(libc::SIGKILL)?;
+    }
+    tail::new_session()?;
+    if plan.new_keyring {
+        tail::new_keyring(plan, channel)?;
+    }
+    if plan.process.terminal {
+        let root = Root::new(tail::open_root()?);
+        tail::hand_over_terminal(plan, channel, rootfs::open_console(&root)?)?;
+    }
+    let tail = tail::confine(plan, inherited.proc, None, channel, inherited.taken)?;
+    channel.send(&Message::Ready)?;
+    tail::commit(channel)?;
+    Ok(tail)
+}
+
+/// All of init's namespaces at once, by its pidfd (setns(2), Linux 5.8): the user namespace goes first and the others are
+/// entered with the capabilities on both sides.
+fn join(plan: &Plan, init: &Found) -> Result<()> {
+    let kinds = plan.namespaces.all().into_iter().map(|(kind, _)| kind);
+    let flags = kinds
+        .filter(|kind| *kind != Kind::Pid && plan.namespaces.is_separate(*kind))
+        .fold(0, |flags, kind| flags | kind.flag());
+    if flags != 0 {
+        setns(init.pidfd.as_fd(), flags).hint_if(Errno::ESRCH, "init has ended").with_context(|| {
+            format!("join the container's namespaces ({:?})", CloneFlags::from_bits_truncate(flags))
+        })?;
+    }
+    Ok(())
+}
