@@ -119,7 +119,7 @@ fn questions_that_make_no_sense_are_refused() {
         (&["lint", "-p", "/no/such/file"], &["/no/such/file", "no such file"]),
         (&["lint", "-p", DOCKER, "--cap", "CAP_TELEPORT"], &["CAP_TELEPORT"]),
         (&["lint", "-p", DOCKER, "--kernel", "new"], &["--kernel new"]),
-        (&["lint", "-b", dir], &["linux.seccomp"]),
+        (&["lint", "-b", dir], &["config.json", "no such file"]),
     ] {
         let out = call(&bundle, args);
         // Faults of a profile are lint's result.
