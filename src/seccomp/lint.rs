@@ -80,7 +80,11 @@ fn dead(examined: &Examined, problems: &mut Problems) {
                 continue;
             }
             let others: Vec<String> = others.iter().map(|other| format!("syscalls[{other}]")).collect();
-            let who = if others.is_empty() { "nothing can match it".into() } else { others.join(", ") + " come first" };
+            let who = match others.as_slice() {
+                [] => "nothing can match it".into(),
+                [one] => format!("{one} comes first"),
+                several => format!("{} come first", several.join(", ")),
+            };
             let what =
                 if alive == 0 && dead.len() == 1 { "is dead".to_string() } else { format!("is dead for {name}") };
             problems.warn(&path, format!("{what}: it can never decide, {who}"));
@@ -133,7 +137,7 @@ fn unlisted(examined: &Examined, problems: &mut Problems) {
         problems.warn(
             "linux.seccomp.architectures",
             format!(
-                "{} not listed: their calls kill the thread, although the default action is to allow",
+                "{} not listed: a call there kills the thread, although the default action is to allow",
                 missing.join(" and ") + if missing.len() == 1 { " is" } else { " are" }
             ),
         );

@@ -754,11 +754,11 @@ fn lint_finds_what_decides_nothing() {
         // Another entry names it already.
         (
             with(json!([entry("read", allow, json!([])), {"names": ["read", "write"], "action": allow}])),
-            "linux.seccomp.syscalls[1]: is dead for read: it can never decide, syscalls[0] come first",
+            "linux.seccomp.syscalls[1]: is dead for read: it can never decide, syscalls[0] comes first",
         ),
         (
             with(json!([entry("read", allow, json!([])), entry("read", allow, json!([arg("SCMP_CMP_EQ", 1)]))])),
-            "linux.seccomp.syscalls[1]: is dead: it can never decide, syscalls[0] come first",
+            "linux.seccomp.syscalls[1]: is dead: it can never decide, syscalls[0] comes first",
         ),
         // No value is below zero.
         (
@@ -789,7 +789,7 @@ fn lint_finds_what_decides_nothing() {
         ),
         (
             json!({"defaultAction": allow, "architectures": ["SCMP_ARCH_X86"]}),
-            "linux.seccomp.architectures: x32 is not listed: their calls kill the thread, although the default action is to allow",
+            "linux.seccomp.architectures: x32 is not listed: a call there kills the thread, although the default action is to allow",
         ),
         (
             with(json!([entry("nosuch", allow, json!([]))])),
