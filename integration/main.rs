@@ -28,6 +28,7 @@ mod paths;
 mod process;
 mod robustness;
 mod seccomp;
+mod seccomp_tools;
 mod security;
 mod specs;
 mod trace;
