@@ -20,6 +20,7 @@ use crate::plan::Plan;
 use crate::plan::namespaces::Kind;
 use crate::process::channel::{Channel, Message, pair};
 use crate::process::create::{Console, Wishes, limit, write_pid_file};
+use crate::process::foreground::Signals;
 use crate::process::tail::{self, Tail};
 use crate::state::State;
 use crate::sys::call;
@@ -32,6 +33,8 @@ pub struct Executed {
     pub child: Child,
     /// The terminal's master, if it was to be kept.
     pub master: Option<OwnedFd>,
+    /// Blocked from the moment on from which the process would outlive this one.
+    pub signals: Signals,
 }
 
 /// What the child has when it begins.
@@ -45,7 +48,8 @@ struct Inherited<'a> {
     parents: Vec<RawFd>,
 }
 
-/// Runs the process of `plan` in the container of `state`, whose init is `found`. Returns when its program runs.
+/// Runs the process of `plan` in the container of `state`, whose init is `found`. Returns when its program runs;
+/// `foreground`: the caller will wait for it and pass signals on.
 pub fn exec(
     plan: &Plan,
     host: &Host,
@@ -53,6 +57,7 @@ pub fn exec(
     found: &Found,
     wishes: &Wishes,
     sub: Option<&Path>,
+    foreground: bool,
 ) -> Result<Executed> {
     let proc = Proc::open()?;
     let cgroup = Existing::open(&state.cgroups)?.handle(sub)?;
@@ -73,35 +78,45 @@ pub fn exec(
         ignored_signals: host.ignored_signals,
         parents: vec![ours.fd().as_raw_fd()],
     };
-    let child = match clone_into(&cgroup, &proc, state)? {
+    let child = match clone_into(&cgroup, &proc, state, sub)? {
         Clone::Parent(child) => child,
         Clone::Child => run(plan, inherited, theirs),
     };
     drop(theirs);
-    let done = converse(plan, &proc, &ours, &child, wishes);
+    let done = converse(plan, &proc, &ours, &child, wishes, foreground);
     if done.is_err() {
         // Dead already is as good.
         drop(pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL));
         drop(wait(child.pidfd.as_fd(), true));
     }
-    Ok(Executed { master: done?, child })
+    let (master, signals) = done?;
+    Ok(Executed { child, master, signals })
 }
 
 /// The container's cgroup, or where init is if that has moved: a cgroup that passes controllers on holds no processes
-/// (cgroups(7), "no internal processes").
-fn clone_into(cgroup: &Handle, proc: &Proc, state: &State) -> Result<Clone> {
+/// (cgroups(7), "no internal processes"). One that was asked for by name is taken or refused.
+fn clone_into(cgroup: &Handle, proc: &Proc, state: &State, sub: Option<&Path>) -> Result<Clone> {
     match clone3(0, cgroup.clone_into()) {
-        Err(e) if e.errno == Errno::EBUSY && cgroup.clone_into().is_some() => {
+        Err(e) if e.errno == Errno::EBUSY && cgroup.clone_into().is_some() && sub.is_none() => {
             let text = proc.read(&format!("{}/cgroup", state.init.pid))?;
             let moved = unified_of(&text).context("init has no v2 cgroup")?;
             Ok(clone3(0, Existing::open(&[moved])?.handle(None)?.clone_into())?)
         }
-        cloned => cloned.hint_if(Errno::EAGAIN, "a limit on processes: pids.max of the container's cgroup"),
+        cloned => cloned
+            .hint_if(Errno::EAGAIN, "a limit on processes: pids.max of the container's cgroup")
+            .hint_if(Errno::EBUSY, "the cgroup passes controllers on to others below it: those can hold processes"),
     }
     .context("clone the process")
 }
 
-fn converse(plan: &Plan, proc: &Proc, channel: &Channel, child: &Child, wishes: &Wishes) -> Result<Option<OwnedFd>> {
+fn converse(
+    plan: &Plan,
+    proc: &Proc,
+    channel: &Channel,
+    child: &Child,
+    wishes: &Wishes,
+    foreground: bool,
+) -> Result<(Option<OwnedFd>, Signals)> {
     let mut master = None;
     loop {
         let Some((message, fd)) = channel.receive()? else { bail!("the process has died before its program ran") };
@@ -121,6 +136,8 @@ fn converse(plan: &Plan, proc: &Proc, channel: &Channel, child: &Child, wishes: 
         }
     }
     limit(plan, proc, child)?;
+    // Until here a signal ends this process, and that kills the child: a wait for a paused container can be broken off.
+    let signals = Signals::block(foreground)?;
     channel.send(&Message::Go).context("the process has died")?;
     match channel.receive()? {
         // execve has closed the channel.
@@ -138,7 +155,7 @@ fn converse(plan: &Plan, proc: &Proc, channel: &Channel, child: &Child, wishes: 
     if let Some(path) = &wishes.pid_file {
         write_pid_file(path, child.pid).with_context(|| format!("--pid-file {path:?}"))?;
     }
-    Ok(master)
+    Ok((master, signals))
 }
 
 fn run(plan: &Plan, inherited: Inherited<'_>, mut channel: Channel) -> ! {
