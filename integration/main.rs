@@ -26,6 +26,7 @@ mod hooks;
 mod lifecycle;
 mod mounts;
 mod namespaces;
+mod notify;
 mod paths;
 mod process;
 mod robustness;

@@ -301,6 +301,11 @@ pub fn main() -> ExitCode {
 
 fn run(arguments: &[OsString]) -> Result<u8> {
     crate::sys::fd::sanitise_stdio()?;
+    // Before anything is parsed, since the binary may execute itself and begin anew. A word that is not the command does
+    // no harm.
+    if arguments.iter().skip(1).any(|word| ["create", "run", "exec"].iter().any(|command| word == command)) {
+        crate::sealed::ensure(arguments)?;
+    }
     let cli = match parse(arguments) {
         Ok(cli) => cli,
         Err(e) => return usage(&e),
@@ -314,13 +319,17 @@ fn run(arguments: &[OsString]) -> Result<u8> {
         Some(command) => command,
         None => return usage(&Cli::command().error(clap::error::ErrorKind::MissingSubcommand, "a command is missing")),
     };
-    if matches!(command, Command::Create(_) | Command::Run(_) | Command::Exec(_)) {
-        crate::sealed::ensure(arguments)?;
-    }
+    let passed = command::create::check_preserved(match &command {
+        Command::Create(args) => args.preserve_fds,
+        Command::Run(args) => args.create.preserve_fds,
+        Command::Exec(args) => args.preserve_fds,
+        _ => 0,
+    });
     // Whatever the caller left open must not reach the container (CVE-2024-21626). Not before the binary has executed
     // itself: --preserve-fds asks for some of them.
     crate::sys::fd::close_on_exec_from(3)?;
     log::init(global.log.clone(), global.log_format, global.debug);
+    passed?;
     if global.systemd_cgroup {
         let refused: Result<u8> =
             Err(anyhow::anyhow!("--systemd-cgroup: the systemd cgroup driver is not carried out yet"));

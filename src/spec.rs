@@ -103,7 +103,10 @@ fn explain(bytes: Vec<u8>, error: &serde_json::Error) -> Result<Config> {
     }
     // By way of text: the code that reads a Spec from a Value would be there a second time.
     match serde_json::from_slice::<Spec>(&serde_json::to_vec(&value)?) {
-        Ok(spec) if !problems.warnings.is_empty() => Ok(Config { spec, bytes, warnings: problems }),
+        Ok(spec) if !problems.warnings.is_empty() => {
+            shape::check(&bytes).map_err(|e| cite("config.json:", &bytes, &e))?;
+            Ok(Config { spec, bytes, warnings: problems })
+        }
         _ => Err(cite("config.json:", &bytes, error)),
     }
 }
@@ -371,6 +374,11 @@ mod tests {
         assert!(text.starts_with("config.json:2:26: invalid type: sequence, expected an object"), "{text}");
         let text = fails(r#"{"ociVersion": "1.0.0", "mounts": [["/x"]]}"#);
         assert!(text.contains("invalid type: sequence"), "{text}");
+        let text = fails(
+            r#"{"ociVersion": "1.0.0", "linux": {"resources": []}, "process": {"cwd": "/", "user": {"uid": 0, "gid": 0},
+                "capabilities": {"bounding": ["CAP_TELEPORT"]}}}"#,
+        );
+        assert!(text.contains("invalid type: sequence"), "on the path of unknown words too: {text}");
         assert!(parse(br#"{"ociVersion": "1.0.0", "linux": {"resources": null, "devices": null}}"#.to_vec()).is_ok());
     }
 

@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::ResultExt;
 use crate::kernel::procfs::{Identity, Proc};
 use crate::plan::hooks::Hook;
+use crate::seccomp::Listener;
 use crate::sys::call;
 
 const INTENT: &str = "intent.json";
@@ -62,6 +63,8 @@ pub struct State {
     pub owner: u32,
     pub init: Identity,
     pub cgroups: Vec<PathBuf>,
+    /// Who supervises the calls that the seccomp filter notifies of.
+    pub listener: Option<Listener>,
     /// Whether processes get the container's session keyring (not so with `--no-new-keyring`).
     pub new_keyring: bool,
     /// Whether init is the first process of a PID namespace of its own, so that its end is the end of all.
@@ -201,7 +204,14 @@ pub struct StateDir {
 }
 
 /// The right to change a container's directory; released when dropped.
-pub struct Lock(#[expect(dead_code, reason = "held for its Drop")] Flock<OwnedFd>);
+pub struct Lock(Flock<OwnedFd>);
+
+impl Lock {
+    /// Its descriptor, which a clone must not keep: the lock is held as long as any copy of it is open.
+    pub fn raw_fd(&self) -> i32 {
+        self.0.as_raw_fd()
+    }
+}
 
 impl StateDir {
     fn open(root: OwnedFd, root_path: &Path, id: &str) -> Result<Option<Self>> {

@@ -207,7 +207,7 @@ fn hook(path: &str, rest: &[&str]) -> Value {
         "stdin": serde_json::from_str::<Value>(&stdin).unwrap_or(json!(stdin)),
         "env": seen["env"], "args": seen["args"], "ns": seen["ns"], "cwd": seen["cwd"], "fds": seen["fds"],
         "hostname": seen["hostname"], "root": report::directory("/"), "caps": seen["caps"],
-        "pgid_is_own": seen["pgid"] == seen["pid"],
+        "seccomp": seen["seccomp"], "pgid_is_own": seen["pgid"] == seen["pid"],
     });
     let mut file = fs::OpenOptions::new().create(true).append(true).open(path).expect("the hook's record");
     file.write_all(format!("{record}\n").as_bytes()).unwrap();

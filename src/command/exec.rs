@@ -6,7 +6,7 @@ use std::path::{Component, Path};
 use anyhow::{Context, Result, anyhow, bail};
 
 use crate::cli::Exec;
-use crate::command::create::{check_preserved, wishes};
+use crate::command::create::wishes;
 use crate::error::{ResultExt, report};
 use crate::host::Host;
 use crate::kernel::procfs::Proc;
@@ -44,7 +44,6 @@ fn run(root: &Root, args: &Exec) -> Result<u8> {
         _ => {}
     }
     let host = Host::detect()?;
-    check_preserved(args.preserve_fds)?;
     let sub = args.cgroup.as_deref().map(sub_cgroup).transpose()?;
     let plan = plan(&dir, &state, &host, args)?;
     let wishes = wishes(&plan, &args.receivers, args.detach)?;

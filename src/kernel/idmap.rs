@@ -6,9 +6,10 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 
 use crate::error::ResultExt;
+use crate::kernel::capability::setgroups_if_allowed;
 use crate::kernel::procfs::Proc;
 use crate::plan::idmap::{IdMap, render};
-use crate::sys::process::{setgid, setgroups, setuid};
+use crate::sys::process::{setgid, setuid};
 
 /// Writes gid_map and uid_map of `pid`. `setgroups` stays allowed: the writer has CAP_SETGID on the host.
 pub fn write(proc: &Proc, pid: Pid, map: &IdMap) -> Result<()> {
@@ -22,8 +23,8 @@ pub fn write(proc: &Proc, pid: Pid, map: &IdMap) -> Result<()> {
 
 /// Takes id 0 of the user namespace, so that what init makes belongs to the container's root and not to nobody.
 pub fn become_root() -> Result<()> {
-    setgroups(&[])
-        .and_then(|()| setgid(0))
+    setgroups_if_allowed(&[]).context("become root of the user namespace")?;
+    setgid(0)
         .and_then(|()| setuid(0))
         .hint_if(Errno::EINVAL, "linux.uidMappings and linux.gidMappings must map id 0 of the container")
         .context("become root of the user namespace")

@@ -82,13 +82,17 @@ fn open_root(fs: &Filesystem) -> Result<OwnedFd> {
     if !path::is(&path::stat(fd.as_fd())?, libc::S_IFDIR) {
         bail!("not a directory");
     }
-    // Shared would make the container's mounts appear on the host; it is set after the pivot.
+    detach_from_host(fs, &fd)?;
+    Ok(fd)
+}
+
+/// Shared would make the container's mounts appear on the host; it is set after the pivot.
+fn detach_from_host(fs: &Filesystem, root: &OwnedFd) -> Result<()> {
     let propagation = match fs.propagation.to {
         PropagationType::Slave => libc::MS_SLAVE,
         PropagationType::Private | PropagationType::Shared | PropagationType::Unbindable => libc::MS_PRIVATE,
     };
-    mount::set_attr(fd.as_fd(), &Attr { propagation, ..Attr::default() }, true)?;
-    Ok(fd)
+    Ok(mount::set_attr(root.as_fd(), &Attr { propagation, ..Attr::default() }, true)?)
 }
 
 impl Prepared {
@@ -97,6 +101,27 @@ impl Prepared {
     pub fn open_cgroups(&mut self, fs: &Filesystem, cgroups: &CgroupMounts) -> Result<()> {
         if fs.mount_namespace && !fs.cgroup_namespace && fs.mounts.iter().any(|m| m.kind == Kind::Cgroup) {
             self.cgroups = mounts::open_cgroup_sources(cgroups)?;
+        }
+        Ok(())
+    }
+
+    /// CHILD in a user namespace, before it becomes root there: exchanges the clones that the parent made of the host's
+    /// mounts for ones with the kernel's locks, see [`mounts::lock_source`]. Before anything is mounted, so that the
+    /// names still mean what they meant to the parent.
+    pub fn lock(&mut self, fs: &Filesystem) -> Result<()> {
+        if !fs.mount_namespace {
+            return Ok(());
+        }
+        let root = mounts::locked_clone(&fs.root, self.root.fd(), true)
+            .with_context(|| format!("root.path {}", fs.root.display()))?;
+        if let Some(root) = root {
+            detach_from_host(fs, &root)?;
+            self.root = Root::new(root);
+        }
+        for (mount, source) in fs.mounts.iter().zip(&mut self.sources) {
+            if let Some(parents) = source.take() {
+                *source = Some(mounts::lock_source(mount, parents, fs)?);
+            }
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 //! The parent: from a plan to a container in the state `created`.
 
 use std::io::Write;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +18,7 @@ use crate::host::Host;
 use crate::kernel::cgroup::{self, Handle};
 use crate::kernel::mount::CgroupMounts;
 use crate::kernel::procfs::{self, Proc};
+use crate::kernel::seccomp::Supervisor;
 use crate::kernel::signal::Interrupts;
 use crate::kernel::{console, hook, idmap, namespace, rootfs, scheduling};
 use crate::plan::Plan;
@@ -26,9 +27,11 @@ use crate::process::channel::{Channel, Message, pair};
 use crate::process::destroy;
 use crate::process::init::{self, Inherited};
 use crate::process::step::Progress;
-use crate::state::{Intent, START_SOCKET, State, StateDir, Status, hook_state};
+use crate::seccomp::Listener;
+use crate::state::{Intent, Lock, START_SOCKET, State, StateDir, Status, hook_state};
 use crate::sys::call;
 use crate::sys::clone::{Child, Clone, clone3};
+use crate::sys::memory::SharedWord;
 use crate::sys::process::{Exit, pidfd_send_signal, prlimit, wait};
 
 /// Where the master of the container's terminal goes.
@@ -64,7 +67,7 @@ pub struct Created {
 pub fn create(plan: &Plan, host: &Host, config: &[u8], dir: StateDir, wishes: Wishes) -> Result<Created> {
     let mut undo = Undo::default();
     let lock = dir.lock()?;
-    let made = make(plan, host, config, &dir, wishes, &mut undo);
+    let made = make(plan, host, config, (&dir, &lock), wishes, &mut undo);
     match made {
         Ok((state, child, master)) => {
             drop(lock);
@@ -81,10 +84,13 @@ fn make(
     plan: &Plan,
     host: &Host,
     config: &[u8],
-    dir: &StateDir,
+    (dir, lock): (&StateDir, &Lock),
     wishes: Wishes,
     undo: &mut Undo,
 ) -> Result<(State, Child, Option<OwnedFd>)> {
+    // A supervisor that is not there is known before anything is made, even if `start` is to connect again.
+    let listener = plan.seccomp.as_ref().and_then(|seccomp| seccomp.listener.as_ref());
+    let supervisor = listener.map(Supervisor::connect).transpose()?;
     let interrupts = Interrupts::block()?;
     let proc = Proc::open()?;
     let cgroups = cgroup::directories(&plan.cgroup);
@@ -101,6 +107,9 @@ fn make(
     let mut rootfs = rootfs::prepare(&plan.filesystem)?;
     rootfs.open_cgroups(&plan.filesystem, &cgroup_mounts)?;
 
+    let joined = namespace::open_joined(&plan.namespaces)?;
+    refuse_changes_of_the_host(plan, &joined)?;
+
     let progress = Progress::new()?;
     let (ours, theirs) = pair()?;
     let inherited = Inherited {
@@ -108,24 +117,50 @@ fn make(
         cgroup: &cgroup,
         cgroup_mounts,
         ignored_signals: host.ignored_signals,
-        joined: namespace::open_joined(&plan.namespaces)?,
+        joined,
         start: listen_for_start(dir)?,
         proc: Proc::open()?,
-        parents: [ours.fd().as_raw_fd(), interrupts.fd().as_raw_fd()].into_iter().chain(dir.raw_fds()).collect(),
+        parents: [ours.fd().as_raw_fd(), interrupts.fd().as_raw_fd(), lock.raw_fd()]
+            .into_iter()
+            .chain(dir.raw_fds())
+            .collect(),
     };
     let first = spawn(plan, &cgroup, inherited, theirs, &progress)?;
     undo.child = Some(first);
-    let mut parent =
-        Parent { plan, host, dir, proc: &proc, cgroup: &cgroup, interrupts: &interrupts, progress: &progress };
-    let master = parent.converse(&ours, &wishes, undo)?;
+    let mut parent = Parent {
+        plan,
+        host,
+        dir,
+        proc: &proc,
+        cgroup: &cgroup,
+        interrupts: &interrupts,
+        progress: &progress,
+        supervisor: supervisor.filter(|_| !plan.process.no_new_privileges),
+    };
+    let (master, limits) = parent.converse(&ours, &wishes, undo)?;
     let Some(child) = undo.child.as_ref() else { bail!("init is gone") };
-    let state = parent.record(child, cgroups)?;
+    let state = parent.record(child, &limits, cgroups)?;
     parent.hand_over(child, &wishes)?;
     ours.send(&Message::Go).context("init died when it was ready")?;
     // Init closes the channel when the death of this process no longer kills it: not before may this process end.
     ours.receive()?;
     let child = undo.child.take().context("init is gone")?;
     Ok((state, child, master))
+}
+
+/// A namespace that is joined by its path can still be the host's, and must not be changed then.
+fn refuse_changes_of_the_host(plan: &Plan, joined: &[namespace::Joined]) -> Result<()> {
+    let sysctls = plan.sysctl.iter().map(|sysctl| (format!("linux.sysctl.{}", sysctl.key), sysctl.owner));
+    let names = [("hostname", plan.hostname.is_some()), ("domainname", plan.domainname.is_some())];
+    let names = names.into_iter().filter(|(_, set)| *set).map(|(name, _)| (name.to_string(), Kind::Uts));
+    for (field, owner) in sysctls.chain(names) {
+        for namespace in joined.iter().filter(|j| j.kind == owner) {
+            if namespace.is_the_callers()? {
+                bail!("{field}: the \"{}\" namespace to join is the host's", owner.name());
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The one clone, or that of the stager. In the child this does not return.
@@ -175,11 +210,18 @@ struct Parent<'a> {
     cgroup: &'a Handle,
     interrupts: &'a Interrupts,
     progress: &'a Progress,
+    /// Some until the listener has been handed over, if init loads a filter that notifies before it is ready.
+    supervisor: Option<Supervisor>,
 }
 
 impl Parent<'_> {
-    /// Answers init until it is ready.
-    fn converse(&mut self, channel: &Channel, wishes: &Wishes, undo: &mut Undo) -> Result<Option<OwnedFd>> {
+    /// Answers init until it is ready. Returns the terminal's master, and which limits are left to set.
+    fn converse(
+        &mut self,
+        channel: &Channel,
+        wishes: &Wishes,
+        undo: &mut Undo,
+    ) -> Result<(Option<OwnedFd>, Vec<usize>)> {
         let mut master = None;
         let mut mapped_late = false;
         let mut staged = self.plan.shape == Shape::Staged;
@@ -213,12 +255,13 @@ impl Parent<'_> {
                         Console::None => {}
                     }
                 }
+                Message::Listener(number) => self.hand_over_listener(number, channel, undo)?,
                 Message::MountsDone => {
                     undo.hooks_ran = true;
                     self.host_hooks(undo)?;
                     channel.send(&Message::Go)?;
                 }
-                Message::Ready => return Ok(master),
+                Message::Ready { limits } => return Ok((master, limits)),
                 Message::Warning(text) => crate::log::warn(&text),
                 Message::Failed(failure) => return Err(failure.into()),
                 Message::Go => bail!("init sent Go"),
@@ -251,6 +294,19 @@ impl Parent<'_> {
             idmap::write(self.proc, child.pid, map)?;
         }
         Ok(())
+    }
+
+    fn hand_over_listener(&mut self, number: i32, channel: &Channel, undo: &Undo) -> Result<()> {
+        let Some(child) = &undo.child else { bail!("init is gone") };
+        let Some(listener) = self.plan.seccomp.as_ref().and_then(|s| s.listener.as_ref()) else {
+            bail!("init announced a seccomp listener that is not in the plan")
+        };
+        let pid = child.pid.as_raw();
+        let state = hook_state(&self.plan.id, Status::Creating, pid, &self.plan.bundle, &self.plan.annotations);
+        let supervisor = self.supervisor.take().context("init announced a second seccomp listener")?;
+        channel.send(&Message::Go)?;
+        let state = supervised_state(listener, pid, &state)?;
+        supervisor.hand_over(child.pidfd.as_fd(), number, &state, self.progress.taken())
     }
 
     fn host_hooks(&self, undo: &Undo) -> Result<()> {
@@ -294,8 +350,8 @@ impl Parent<'_> {
 
     /// Init is ready: its limits, which could have hindered the set-up, and then the record of it, which is on disk before
     /// init is told to go on.
-    fn record(&self, child: &Child, cgroups: Vec<PathBuf>) -> Result<State> {
-        limit(self.plan, self.proc, child)?;
+    fn record(&self, child: &Child, limits: &[usize], cgroups: Vec<PathBuf>) -> Result<State> {
+        limit(self.plan, self.proc, child, limits)?;
         let state = State {
             id: self.plan.id.clone(),
             oci_version: crate::spec::OCI_VERSION.into(),
@@ -306,6 +362,7 @@ impl Parent<'_> {
             owner: self.host.euid,
             init: self.proc.identify(child.pid)?,
             cgroups,
+            listener: self.plan.seccomp.as_ref().and_then(|seccomp| seccomp.listener.clone()),
             new_keyring: self.plan.new_keyring,
             private_pid_namespace: self.plan.namespaces.is_new(Kind::Pid),
             poststart: self.plan.hooks.poststart.clone(),
@@ -328,16 +385,44 @@ impl Parent<'_> {
     }
 }
 
+/// What the supervisor of a process gets with the listener (config-linux.md#containerprocessstate).
+fn supervised_state(listener: &Listener, pid: i32, state: &str) -> Result<Vec<u8>> {
+    Ok(serde_json::to_vec(&serde_json::json!({
+        "ociVersion": crate::spec::OCI_VERSION,
+        "fds": ["seccompFd"],
+        "pid": pid,
+        "metadata": listener.metadata.as_deref().unwrap_or_default(),
+        "state": serde_json::from_str::<serde_json::Value>(state)?,
+    }))?)
+}
+
+/// Answers a process that is about to load a filter that notifies: its supervisor gets the listener.
+pub fn hand_over(
+    listener: &Listener,
+    number: i32,
+    pid: i32,
+    state: &str,
+    pidfd: BorrowedFd<'_>,
+    channel: &Channel,
+    taken: &SharedWord,
+) -> Result<()> {
+    let supervisor = Supervisor::connect(listener)?;
+    channel.send(&Message::Go)?;
+    supervisor.hand_over(pidfd, number, &supervised_state(listener, pid, state)?, taken)
+}
+
 /// What only the host's privileges can do to a process that is ready for its program: here, because the limits could have
 /// hindered the set-up.
-pub fn limit(plan: &Plan, proc: &Proc, child: &Child) -> Result<()> {
+///
+/// `limits`: those of `process.rlimits` that it could not set itself.
+pub fn limit(plan: &Plan, proc: &Proc, child: &Child, limits: &[usize]) -> Result<()> {
     let process = &plan.process;
     if let Some(score) = process.oom_score_adj {
         proc.write(&format!("{}/oom_score_adj", child.pid), &score.to_string())
             .hint_if(Errno::EACCES, "lowering it below the caller's own needs CAP_SYS_RESOURCE")
             .context("process.oomScoreAdj")?;
     }
-    for (i, limit) in process.rlimits.iter().enumerate() {
+    for (i, limit) in process.rlimits.iter().enumerate().filter(|(i, _)| limits.contains(i)) {
         prlimit(child.pid, limit.resource, limit.soft, limit.hard)
             .hint_if(Errno::EPERM, "raising a hard limit needs CAP_SYS_RESOURCE")
             .with_context(|| format!("process.rlimits[{i}] {}", limit.name))?;

@@ -19,13 +19,14 @@ use crate::kernel::{console, idmap, rootfs, scheduling};
 use crate::plan::Plan;
 use crate::plan::namespaces::Kind;
 use crate::process::channel::{Channel, Message, pair};
-use crate::process::create::{Console, Wishes, limit, write_pid_file};
+use crate::process::create::{Console, Wishes, hand_over, limit, write_pid_file};
 use crate::process::foreground::Signals;
 use crate::process::tail::{self, Tail};
-use crate::state::State;
+use crate::state::{State, Status, hook_state};
 use crate::sys::call;
 use crate::sys::clone::{Child, Clone, clone3, setns};
-use crate::sys::process::{pidfd_send_signal, set_dumpable, set_parent_death_signal, wait};
+use crate::sys::memory::SharedWord;
+use crate::sys::process::{pidfd_send_signal, set_dumpable, setgroups, wait};
 
 /// A process in a container.
 pub struct Executed {
@@ -45,6 +46,7 @@ struct Inherited<'a> {
     cgroup: &'a Handle,
     proc: Proc,
     ignored_signals: u64,
+    taken: &'a SharedWord,
     parents: Vec<RawFd>,
 }
 
@@ -69,6 +71,7 @@ pub fn exec(
         setns(found.pidfd.as_fd(), Kind::Pid.flag()).context("join the container's PID namespace")?;
     }
     let (ours, theirs) = pair()?;
+    let taken = SharedWord::new()?;
     let root = if plan.namespaces.is_separate(Kind::Mount) { None } else { Some(proc.root_of(&state.init)?) };
     let inherited = Inherited {
         init: found,
@@ -76,6 +79,7 @@ pub fn exec(
         cgroup: &cgroup,
         proc: Proc::open()?,
         ignored_signals: host.ignored_signals,
+        taken: &taken,
         parents: vec![ours.fd().as_raw_fd()],
     };
     let child = match clone_into(&cgroup, &proc, state, sub)? {
@@ -83,7 +87,8 @@ pub fn exec(
         Clone::Child => run(plan, inherited, theirs),
     };
     drop(theirs);
-    let done = converse(plan, &proc, &ours, &child, wishes, foreground);
+    let parent = Parent { plan, state, proc: &proc, child: &child, taken: &taken, foreground };
+    let done = parent.converse(&ours, wishes);
     if done.is_err() {
         // Dead already is as good.
         drop(pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL));
@@ -109,68 +114,85 @@ fn clone_into(cgroup: &Handle, proc: &Proc, state: &State, sub: Option<&Path>) -
     .context("clone the process")
 }
 
-fn converse(
-    plan: &Plan,
-    proc: &Proc,
-    channel: &Channel,
-    child: &Child,
-    wishes: &Wishes,
+/// The parent's side of the conversation.
+struct Parent<'a> {
+    plan: &'a Plan,
+    state: &'a State,
+    proc: &'a Proc,
+    child: &'a Child,
+    taken: &'a SharedWord,
     foreground: bool,
-) -> Result<(Option<OwnedFd>, Signals)> {
-    let mut master = None;
-    loop {
-        let Some((message, fd)) = channel.receive()? else { bail!("the process has died before its program ran") };
-        match message {
-            Message::Console(name) => {
-                let fd = fd.context("the process sent no terminal")?;
-                match &wishes.console {
-                    Console::Socket(socket) => console::send_master(socket.as_fd(), fd.as_fd(), &name)?,
-                    Console::Keep => master = Some(fd),
-                    Console::None => {}
+}
+
+impl Parent<'_> {
+    /// Answers the process until its program runs.
+    fn converse(&self, channel: &Channel, wishes: &Wishes) -> Result<(Option<OwnedFd>, Signals)> {
+        let mut master = None;
+        let mut signals = None;
+        loop {
+            let Some((message, fd)) = channel.receive()? else { break };
+            match message {
+                Message::Console(name) => {
+                    let fd = fd.context("the process sent no terminal")?;
+                    match &wishes.console {
+                        Console::Socket(socket) => console::send_master(socket.as_fd(), fd.as_fd(), &name)?,
+                        Console::Keep => master = Some(fd),
+                        Console::None => {}
+                    }
                 }
+                Message::Listener(number) => self.hand_over_listener(number, channel)?,
+                Message::Warning(text) => crate::log::warn(&text),
+                Message::Failed(failure) => return Err(failure.into()),
+                Message::Ready { limits } => {
+                    limit(self.plan, self.proc, self.child, &limits)?;
+                    // Until here a signal ends this process, and that kills the child: a wait for a paused container can
+                    // be broken off.
+                    signals = Some(Signals::block(self.foreground)?);
+                    channel.send(&Message::Go).context("the process has died")?;
+                }
+                other => bail!("the process sent {other:?}"),
             }
-            Message::Warning(text) => crate::log::warn(&text),
-            Message::Failed(failure) => return Err(failure.into()),
-            Message::Ready => break,
-            other => bail!("the process sent {other:?}"),
         }
+        let signals = signals.context("the process has died before its program ran")?;
+        // execve has closed the channel, or death.
+        if self.proc.stat(self.child.pid)?.is_some_and(|stat| stat.has_not_execed()) {
+            bail!("the process has died before its program ran");
+        }
+        if let Some(socket) = &wishes.pidfd_socket {
+            // runc's payload for a process that is not init.
+            crate::sys::socket::send(socket.as_fd(), b"setns", Some(self.child.pidfd.as_fd()))
+                .context("--pidfd-socket")?;
+        }
+        if let Some(path) = &wishes.pid_file {
+            write_pid_file(path, self.child.pid).with_context(|| format!("--pid-file {path:?}"))?;
+        }
+        Ok((master, signals))
     }
-    limit(plan, proc, child)?;
-    // Until here a signal ends this process, and that kills the child: a wait for a paused container can be broken off.
-    let signals = Signals::block(foreground)?;
-    channel.send(&Message::Go).context("the process has died")?;
-    match channel.receive()? {
-        // execve has closed the channel.
-        None => {}
-        Some((Message::Failed(failure), _)) => return Err(failure.into()),
-        Some((other, _)) => bail!("the process sent {other:?}"),
+
+    fn hand_over_listener(&self, number: i32, channel: &Channel) -> Result<()> {
+        let Some(listener) = self.plan.seccomp.as_ref().and_then(|s| s.listener.as_ref()) else {
+            bail!("the process announced a seccomp listener that is not in the plan")
+        };
+        let (state, pid) = (self.state, self.child.pid.as_raw());
+        let text = hook_state(&state.id, Status::Running, state.init.pid, &state.bundle, &state.annotations);
+        hand_over(listener, number, pid, &text, self.child.pidfd.as_fd(), channel, self.taken)
     }
-    if proc.stat(child.pid)?.is_some_and(|stat| stat.has_not_execed()) {
-        bail!("the process has died before its program ran");
-    }
-    if let Some(socket) = &wishes.pidfd_socket {
-        // runc's payload for a process that is not init.
-        crate::sys::socket::send(socket.as_fd(), b"setns", Some(child.pidfd.as_fd())).context("--pidfd-socket")?;
-    }
-    if let Some(path) = &wishes.pid_file {
-        write_pid_file(path, child.pid).with_context(|| format!("--pid-file {path:?}"))?;
-    }
-    Ok((master, signals))
 }
 
 fn run(plan: &Plan, inherited: Inherited<'_>, mut channel: Channel) -> ! {
     tail::close_parents(&inherited.parents);
     crate::log::detach();
+    let taken = inherited.taken;
     let tail = match enter(plan, inherited, &mut channel) {
         Ok(tail) => tail,
         Err(e) => tail::fail(&channel, &e),
     };
-    let error = tail::exec(plan, tail, &channel);
+    let error = tail::exec(plan, tail, &channel, taken);
     tail::fail(&channel, &error)
 }
 
 fn enter(plan: &Plan, inherited: Inherited<'_>, channel: &mut Channel) -> Result<Tail> {
-    set_parent_death_signal(libc::SIGKILL)?;
+    tail::first_steps()?;
     inherited.cgroup.join_self()?;
     scheduling::set_affinity(plan.process.scheduling.exec_affinity.1.as_ref(), "final")?;
     crate::sys::process::reset_signals(inherited.ignored_signals);
@@ -181,7 +203,7 @@ fn enter(plan: &Plan, inherited: Inherited<'_>, channel: &mut Channel) -> Result
     }
     if plan.namespaces.is_separate(Kind::User) {
         idmap::become_root()?;
-        set_parent_death_signal(libc::SIGKILL)?;
+        tail::first_steps()?; // the change of user has undone them
     }
     tail::new_session()?;
     if plan.new_keyring {
@@ -191,8 +213,8 @@ fn enter(plan: &Plan, inherited: Inherited<'_>, channel: &mut Channel) -> Result
         let root = Root::new(tail::open_root()?);
         tail::hand_over_terminal(plan, channel, rootfs::open_console(&root)?)?;
     }
-    let tail = tail::confine(plan, inherited.proc, None, channel)?;
-    channel.send(&Message::Ready)?;
+    let tail = tail::confine(plan, inherited.proc, None, channel, inherited.taken)?;
+    channel.send(&Message::Ready { limits: tail::set_limits(&plan.process) })?;
     tail::commit(channel)?;
     Ok(tail)
 }
@@ -204,6 +226,10 @@ fn join(plan: &Plan, init: &Found) -> Result<()> {
     let flags = kinds
         .filter(|kind| *kind != Kind::Pid && plan.namespaces.is_separate(*kind))
         .fold(0, |flags, kind| flags | kind.flag());
+    if plan.namespaces.is_separate(Kind::User) {
+        // Inside, setgroups(2) may be denied.
+        setgroups(&[])?;
+    }
     if flags != 0 {
         setns(init.pidfd.as_fd(), flags).hint_if(Errno::ESRCH, "init has ended").with_context(|| {
             format!("join the container's namespaces ({:?})", CloneFlags::from_bits_truncate(flags))

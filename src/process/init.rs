@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The child, from its clone to its execve. It is a fork of the runtime: the plan and every descriptor are simply there.
-//! It opens no path of the host.
+//! It opens no path of the host but, in a user namespace, those of the root and of bind mounts once more
+//! (`Prepared::lock`).
 
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 
@@ -22,7 +23,8 @@ use crate::process::tail::{self, Tail};
 use crate::state::{Status, hook_state};
 use crate::sys;
 use crate::sys::clone::{Clone, PARENT, clone3, exit};
-use crate::sys::process::{reset_signals, set_dumpable, set_parent_death_signal};
+use crate::sys::memory::SharedWord;
+use crate::sys::process::reset_signals;
 
 /// What the parent has opened for init before the clone.
 pub struct Inherited<'a> {
@@ -55,7 +57,7 @@ pub fn stage(plan: &Plan, inherited: Inherited<'_>, channel: Channel, progress: 
 }
 
 fn stage_and_clone(plan: &Plan, inherited: &Inherited<'_>) -> Result<Clone> {
-    first_steps()?;
+    tail::first_steps()?;
     inherited.cgroup.join_self()?;
     namespace::join_others(&inherited.joined)?;
     if !plan.namespaces.time_offsets.is_empty() {
@@ -63,21 +65,13 @@ fn stage_and_clone(plan: &Plan, inherited: &Inherited<'_>) -> Result<Clone> {
     }
     // The PID namespace before the user namespace: its owner may be the host's. Both take CAP_SYS_ADMIN over the target,
     // which the host's root has over every descendant.
-    namespace::join_one(&inherited.joined, Kind::Pid)?;
-    namespace::join_one(&inherited.joined, Kind::User)?;
+    namespace::join_pid(&inherited.joined)?;
+    namespace::join_user(&inherited.joined)?;
     let mut flags = plan.namespaces.clone_flags();
     if !plan.namespaces.time_offsets.is_empty() {
         flags &= !sys::clone::NEWTIME; // the namespace exists, and the child enters it
     }
     Ok(clone3(flags | PARENT, None)?)
-}
-
-/// Not dumpable before anything else: in a shared PID namespace processes of the container could otherwise trace this one
-/// and take its descriptors (CVE-2016-9962). The death of the runtime kills a half-made container.
-fn first_steps() -> Result<()> {
-    set_dumpable(false)?;
-    set_parent_death_signal(libc::SIGKILL)?;
-    Ok(())
 }
 
 /// First process after the clone if [`Shape::Direct`]. Does not return.
@@ -103,7 +97,7 @@ fn init(plan: &Plan, inherited: Inherited<'_>, mut channel: Channel, progress: &
 /// Everything up to the point where only `start` is missing.
 fn prepare(plan: &Plan, mut inherited: Inherited<'_>, channel: &mut Channel, progress: &Progress) -> Result<Tail> {
     crate::log::detach();
-    first_steps()?;
+    tail::first_steps()?;
     if plan.shape == Shape::Direct {
         inherited.cgroup.join_self()?;
     }
@@ -114,13 +108,13 @@ fn prepare(plan: &Plan, mut inherited: Inherited<'_>, channel: &mut Channel, pro
     progress.reached(Step::Namespaces);
     if plan.shape == Shape::Direct {
         namespace::join_others(&inherited.joined)?;
-        namespace::join_one(&inherited.joined, Kind::User)?;
+        namespace::join_user(&inherited.joined)?;
     }
     inherited.joined.clear();
     if plan.namespaces.is_separate(Kind::User) {
+        inherited.rootfs.lock(&plan.filesystem)?;
         idmap::become_root()?;
-        // The change of user has cleared it.
-        set_parent_death_signal(libc::SIGKILL)?;
+        tail::first_steps()?; // the change of user has undone them
     }
     if plan.namespaces.is_new(Kind::Cgroup) {
         namespace::unshare_cgroup()?;
@@ -158,9 +152,9 @@ fn prepare(plan: &Plan, mut inherited: Inherited<'_>, channel: &mut Channel, pro
     }
     namespace::set_names(plan.hostname.as_deref(), plan.domainname.as_deref())?;
     progress.reached(Step::Credentials);
-    let tail = tail::confine(plan, proc, Some(start), channel)?;
+    let tail = tail::confine(plan, proc, Some(start), channel, progress.taken())?;
     progress.reached(Step::WaitForStart);
-    channel.send(&Message::Ready)?;
+    channel.send(&Message::Ready { limits: tail::set_limits(&plan.process) })?;
     Ok(tail)
 }
 
@@ -174,23 +168,34 @@ fn wait_and_exec(plan: &Plan, mut tail: Tail) -> ! {
             Err(_) => exit(1),
         };
         // A `start` that died before it said Go has started nothing: wait for the next one.
-        if connection.expect_go().is_err() {
-            continue;
-        }
+        let Ok(Some((Message::Go, word))) = connection.receive() else { continue };
         drop(start);
-        let error = match start_hooks(plan) {
-            Ok(()) => tail::exec(plan, tail, &connection),
-            Err(e) => e,
-        };
+        let error = taken_word(word).map_or_else(|e| e, |taken| run_program(plan, tail, &connection, &taken));
         tail::fail(&connection, &error)
     }
 }
 
-fn start_hooks(plan: &Plan) -> Result<()> {
-    if plan.hooks.start_container.is_empty() {
-        return Ok(());
+/// Where `start` says that it has the listener of a filter that notifies. Its memory comes with the Go if there is one.
+fn taken_word(memfd: Option<OwnedFd>) -> Result<SharedWord> {
+    Ok(match memfd {
+        Some(memfd) => SharedWord::from_memfd(memfd.as_fd())?,
+        None => SharedWord::new()?,
+    })
+}
+
+/// The startContainer hooks, if there are any, and the program. Returns only on failure.
+fn run_program(plan: &Plan, tail: Tail, connection: &Channel, taken: &SharedWord) -> anyhow::Error {
+    let hooks = &plan.hooks.start_container;
+    if hooks.is_empty() {
+        return tail::exec(plan, tail, connection, taken);
     }
-    let state =
-        hook_state(&plan.id, Status::Created, std::process::id().cast_signed(), &plan.bundle, &plan.annotations);
-    hook::run_all("startContainer", &plan.hooks.start_container, &state, None)
+    let pid = std::process::id().cast_signed();
+    let state = hook_state(&plan.id, Status::Created, pid, &plan.bundle, &plan.annotations);
+    // The hooks are programs of the image, and must not be able to do what its process cannot.
+    let ran = tail::load_late_filter(plan, connection, taken)
+        .and_then(|()| hook::run_all("startContainer", hooks, &state, None));
+    match ran {
+        Err(e) => e,
+        Ok(()) => tail::exec_filtered(plan, tail, connection),
+    }
 }

@@ -284,6 +284,26 @@ pub fn reset_signals(ignored: u64) {
     };
 }
 
+/// SIGPIPE is ignored as long as this lives: a write to a pipe without reader is an error then, and not the end of the
+/// process.
+pub struct NoPipeSignal(libc::sighandler_t);
+
+impl NoPipeSignal {
+    pub fn hold() -> Self {
+        // SAFETY: SIG_IGN is no handler.
+        Self(unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) })
+    }
+}
+
+impl Drop for NoPipeSignal {
+    fn drop(&mut self) {
+        if self.0 != libc::SIG_ERR {
+            // SAFETY: what signal(2) returned was the disposition before.
+            unsafe { libc::signal(libc::SIGPIPE, self.0) };
+        }
+    }
+}
+
 /// Whether the caller ignores `signal`.
 pub fn is_ignored(signal: libc::c_int) -> bool {
     // SAFETY: sigaction is plain data; a null new action only asks.
@@ -318,4 +338,12 @@ pub fn die_with_parent(command: &mut std::process::Command) {
     };
     // SAFETY: the closure allocates nothing and takes no lock.
     unsafe { command.pre_exec(set) };
+}
+
+/// `pidfd_getfd(2)`: a copy of descriptor number `fd` of another process. EBADF: it has no such descriptor. Needs the
+/// right to ptrace it, which CAP_SYS_PTRACE gives over a process that is not dumpable, too.
+pub fn pidfd_getfd(pidfd: BorrowedFd<'_>, fd: std::os::fd::RawFd) -> Result<OwnedFd> {
+    // SAFETY: no pointers.
+    let value = check(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) });
+    call!("pidfd_getfd({}, {fd})", pidfd.as_raw_fd() => value).map(owned)
 }
