@@ -32,6 +32,7 @@ mod process;
 mod robustness;
 mod scheduling;
 mod seccomp;
+mod seccomp_tools;
 mod security;
 mod specs;
 mod trace;

@@ -8,12 +8,14 @@ use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Result, anyhow, bail};
+use oci_spec::runtime::LinuxSeccomp;
 use serde_json::Value;
 
 use crate::error::ResultExt;
 use crate::plan::capabilities;
 use crate::plan::config::{Process, Spec};
 use crate::plan::problem::Problems;
+use crate::seccomp::docker::{self, Environment};
 
 mod shape;
 
@@ -35,19 +37,21 @@ pub struct Config {
 /// Reads `BUNDLE/config.json`.
 pub fn load(bundle: &Path) -> Result<Config> {
     let path = bundle.join("config.json");
-    let open = || -> std::io::Result<Vec<u8>> {
-        let file = std::fs::File::open(&path)?;
-        let mut bytes = Vec::with_capacity(usize::try_from(file.metadata()?.len()).unwrap_or(0).min(1 << 20));
-        file.take(SIZE_LIMIT + 1).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    let bytes = open()
+    let bytes = read(&path)
         .map_err(|e| anyhow!("{}: {}", path.display(), crate::sys::describe_io(&e)))
         .hint("a bundle is a directory with config.json; orlop spec writes one to begin with")?;
     if bytes.len() as u64 > SIZE_LIMIT {
         bail!("{}: larger than {SIZE_LIMIT} bytes", path.display());
     }
     parse(bytes)
+}
+
+/// A file's content; if it is larger than [`SIZE_LIMIT`], no more of it than shows that.
+fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    let file = std::fs::File::open(path)?;
+    let mut bytes = Vec::with_capacity(usize::try_from(file.metadata()?.len()).unwrap_or(0).min(1 << 20));
+    file.take(SIZE_LIMIT + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// A `process` object of its own, for `exec --process`.
@@ -85,6 +89,47 @@ pub fn parse(bytes: Vec<u8>) -> Result<Config> {
             Ok(Config { spec, bytes, warnings: Problems::default() })
         }
         Err(error) => explain(bytes, &error),
+    }
+}
+
+/// A seccomp profile by itself, as it was read.
+#[derive(Debug)]
+pub struct ProfileFile {
+    pub section: LinuxSeccomp,
+    /// Some if the file was in Docker's format.
+    pub resolved: Option<docker::Resolved>,
+}
+
+/// Reads the file of a seccomp profile: `linux.seccomp`, or Docker's format, which is resolved for an environment. None,
+/// with the faults in `problems`, if it is JSON but no profile.
+pub fn load_profile(path: &Path, environment: &Environment, problems: &mut Problems) -> Result<Option<ProfileFile>> {
+    let name = path.display().to_string();
+    let mut bytes = read(path).map_err(|e| anyhow!("{name}: {}", crate::sys::describe_io(&e)))?;
+    if bytes.len() as u64 > SIZE_LIMIT {
+        bail!("{name}: larger than {SIZE_LIMIT} bytes");
+    }
+    let value: Value = serde_json::from_slice(&bytes).map_err(|e| cite(&format!("{name}:"), &bytes, &e))?;
+    if value.get("linux").is_some() && value.get("defaultAction").is_none() {
+        let refused: Result<_> = Err(anyhow!("{name}: is a config.json, not a seccomp profile"));
+        return refused.hint("--bundle DIR reads the profile of a bundle");
+    }
+    let before = problems.errors.len();
+    let resolved = docker::is_docker(&value).then(|| docker::resolve(&value, environment, problems));
+    if let Some(resolved) = &resolved {
+        bytes = serde_json::to_vec(&resolved.section)?;
+    }
+    let section = serde_json::from_slice::<LinuxSeccomp>(&bytes);
+    let fault = match (section, shape::check_seccomp(&bytes)) {
+        (Ok(section), Ok(())) if problems.errors.len() == before => return Ok(Some(ProfileFile { section, resolved })),
+        (section, shape) => section.err().or(shape.err()),
+    };
+    let section = serde_json::from_slice::<Value>(&bytes)?;
+    find_unknown_words(&serde_json::json!({"linux": {"seccomp": section}}), problems);
+    match fault {
+        // A line of what was resolved would be none of the file's.
+        Some(e) if problems.errors.len() == before && resolved.is_some() => Err(anyhow!("{name}: {e} (as resolved)")),
+        Some(e) if problems.errors.len() == before => Err(cite(&format!("{name}:"), &bytes, &e)),
+        _ => Ok(None),
     }
 }
 

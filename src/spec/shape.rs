@@ -26,6 +26,8 @@ const fn objects(name: &'static str, members: &'static [Node]) -> Node {
 
 const ID_MAPPINGS: [Node; 2] = [objects("uidMappings", &[]), objects("gidMappings", &[])];
 
+const SECCOMP: Node = object("seccomp", &[objects("syscalls", &[objects("args", &[])])]);
+
 const CONFIG: Node = object(
     "",
     &[
@@ -61,7 +63,7 @@ const CONFIG: Node = object(
                 objects("gidMappings", &[]),
                 objects("namespaces", &[]),
                 objects("devices", &[]),
-                object("seccomp", &[objects("syscalls", &[objects("args", &[])])]),
+                SECCOMP,
                 object("timeOffsets", &[object(ANY, &[])]),
                 object("netDevices", &[object(ANY, &[])]),
                 object("personality", &[]),
@@ -98,6 +100,12 @@ const CONFIG: Node = object(
 pub fn check(json: &[u8]) -> Result<(), serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_slice(json);
     Expect { node: &CONFIG, array: false }.deserialize(&mut deserializer)
+}
+
+/// [`check`] for the value of `linux.seccomp` alone.
+pub fn check_seccomp(json: &[u8]) -> Result<(), serde_json::Error> {
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    Expect { node: &SECCOMP, array: false }.deserialize(&mut deserializer)
 }
 
 /// What the next value must be.
