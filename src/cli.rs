@@ -137,7 +137,10 @@ pub struct Receivers {
 #[derive(Debug, Args)]
 pub struct Exec {
     /// Take the whole process from FILE, a JSON object like `process` of config.json
-    #[arg(long, short, value_name = "FILE")]
+    // A flag that the file made void could be the one that confines (--no-new-privs, --user).
+    #[arg(long, short, value_name = "FILE", conflicts_with_all = [
+        "cwd", "env", "user", "additional_gids", "cap", "process_label", "apparmor", "no_new_privs", "command",
+    ])]
     pub process: Option<PathBuf>,
     /// The working directory in the container
     #[arg(long, value_name = "DIR")]

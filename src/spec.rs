@@ -234,7 +234,7 @@ fn remove_unknown_capabilities(value: &mut Value, problems: &mut Problems) {
 }
 
 /// The words that config.json may use where the specification enumerates them.
-const WORDS: [(&[&str], &[&str]); 8] = [
+const WORDS: [(&[&str], &[&str]); 12] = [
     (&["linux", "namespaces", "*", "type"], &["pid", "network", "mount", "ipc", "uts", "user", "cgroup", "time"]),
     (
         &["process", "rlimits", "*", "type"],
@@ -256,6 +256,24 @@ const WORDS: [(&[&str], &[&str]); 8] = [
             "RLIMIT_SIGPENDING",
             "RLIMIT_STACK",
         ],
+    ),
+    (&["process", "ioPriority", "class"], &["IOPRIO_CLASS_RT", "IOPRIO_CLASS_BE", "IOPRIO_CLASS_IDLE"]),
+    (&["linux", "personality", "domain"], &["LINUX", "LINUX32"]),
+    (
+        &["linux", "memoryPolicy", "mode"],
+        &[
+            "MPOL_DEFAULT",
+            "MPOL_BIND",
+            "MPOL_INTERLEAVE",
+            "MPOL_WEIGHTED_INTERLEAVE",
+            "MPOL_PREFERRED",
+            "MPOL_PREFERRED_MANY",
+            "MPOL_LOCAL",
+        ],
+    ),
+    (
+        &["linux", "memoryPolicy", "flags", "*"],
+        &["MPOL_F_NUMA_BALANCING", "MPOL_F_RELATIVE_NODES", "MPOL_F_STATIC_NODES"],
     ),
     (&["linux", "devices", "*", "type"], &["a", "b", "c", "u", "p"]),
     (&["linux", "seccomp", "defaultAction"], ACTIONS),

@@ -20,6 +20,7 @@ use crate::plan::Plan;
 use crate::plan::namespaces::Kind;
 use crate::process::channel::{Channel, Message, pair};
 use crate::process::create::{Console, Wishes, hand_over, limit, write_pid_file};
+use crate::process::foreground::Signals;
 use crate::process::tail::{self, Tail};
 use crate::state::{State, Status, hook_state};
 use crate::sys::call;
@@ -33,6 +34,8 @@ pub struct Executed {
     pub child: Child,
     /// The terminal's master, if it was to be kept.
     pub master: Option<OwnedFd>,
+    /// Blocked from the moment on from which the process would outlive this one.
+    pub signals: Signals,
 }
 
 /// What the child has when it begins.
@@ -47,7 +50,8 @@ struct Inherited<'a> {
     parents: Vec<RawFd>,
 }
 
-/// Runs the process of `plan` in the container of `state`, whose init is `found`. Returns when its program runs.
+/// Runs the process of `plan` in the container of `state`, whose init is `found`. Returns when its program runs;
+/// `foreground`: the caller will wait for it and pass signals on.
 pub fn exec(
     plan: &Plan,
     host: &Host,
@@ -55,6 +59,7 @@ pub fn exec(
     found: &Found,
     wishes: &Wishes,
     sub: Option<&Path>,
+    foreground: bool,
 ) -> Result<Executed> {
     let proc = Proc::open()?;
     let cgroup = Existing::open(&state.cgroups)?.handle(sub)?;
@@ -77,30 +82,34 @@ pub fn exec(
         taken: &taken,
         parents: vec![ours.fd().as_raw_fd()],
     };
-    let child = match clone_into(&cgroup, &proc, state)? {
+    let child = match clone_into(&cgroup, &proc, state, sub)? {
         Clone::Parent(child) => child,
         Clone::Child => run(plan, inherited, theirs),
     };
     drop(theirs);
-    let done = Parent { plan, state, proc: &proc, child: &child, taken: &taken }.converse(&ours, wishes);
+    let parent = Parent { plan, state, proc: &proc, child: &child, taken: &taken, foreground };
+    let done = parent.converse(&ours, wishes);
     if done.is_err() {
         // Dead already is as good.
         drop(pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL));
         drop(wait(child.pidfd.as_fd(), true));
     }
-    Ok(Executed { master: done?, child })
+    let (master, signals) = done?;
+    Ok(Executed { child, master, signals })
 }
 
 /// The container's cgroup, or where init is if that has moved: a cgroup that passes controllers on holds no processes
-/// (cgroups(7), "no internal processes").
-fn clone_into(cgroup: &Handle, proc: &Proc, state: &State) -> Result<Clone> {
+/// (cgroups(7), "no internal processes"). One that was asked for by name is taken or refused.
+fn clone_into(cgroup: &Handle, proc: &Proc, state: &State, sub: Option<&Path>) -> Result<Clone> {
     match clone3(0, cgroup.clone_into()) {
-        Err(e) if e.errno == Errno::EBUSY && cgroup.clone_into().is_some() => {
+        Err(e) if e.errno == Errno::EBUSY && cgroup.clone_into().is_some() && sub.is_none() => {
             let text = proc.read(&format!("{}/cgroup", state.init.pid))?;
             let moved = unified_of(&text).context("init has no v2 cgroup")?;
             Ok(clone3(0, Existing::open(&[moved])?.handle(None)?.clone_into())?)
         }
-        cloned => cloned.hint_if(Errno::EAGAIN, "a limit on processes: pids.max of the container's cgroup"),
+        cloned => cloned
+            .hint_if(Errno::EAGAIN, "a limit on processes: pids.max of the container's cgroup")
+            .hint_if(Errno::EBUSY, "the cgroup passes controllers on to others below it: those can hold processes"),
     }
     .context("clone the process")
 }
@@ -112,12 +121,14 @@ struct Parent<'a> {
     proc: &'a Proc,
     child: &'a Child,
     taken: &'a SharedWord,
+    foreground: bool,
 }
 
 impl Parent<'_> {
     /// Answers the process until its program runs.
-    fn converse(&self, channel: &Channel, wishes: &Wishes) -> Result<Option<OwnedFd>> {
+    fn converse(&self, channel: &Channel, wishes: &Wishes) -> Result<(Option<OwnedFd>, Signals)> {
         let mut master = None;
+        let mut signals = None;
         loop {
             let Some((message, fd)) = channel.receive()? else { break };
             match message {
@@ -134,11 +145,15 @@ impl Parent<'_> {
                 Message::Failed(failure) => return Err(failure.into()),
                 Message::Ready { limits } => {
                     limit(self.plan, self.proc, self.child, &limits)?;
+                    // Until here a signal ends this process, and that kills the child: a wait for a paused container can
+                    // be broken off.
+                    signals = Some(Signals::block(self.foreground)?);
                     channel.send(&Message::Go).context("the process has died")?;
                 }
                 other => bail!("the process sent {other:?}"),
             }
         }
+        let signals = signals.context("the process has died before its program ran")?;
         // execve has closed the channel, or death.
         if self.proc.stat(self.child.pid)?.is_some_and(|stat| stat.has_not_execed()) {
             bail!("the process has died before its program ran");
@@ -151,7 +166,7 @@ impl Parent<'_> {
         if let Some(path) = &wishes.pid_file {
             write_pid_file(path, self.child.pid).with_context(|| format!("--pid-file {path:?}"))?;
         }
-        Ok(master)
+        Ok((master, signals))
     }
 
     fn hand_over_listener(&self, number: i32, channel: &Channel) -> Result<()> {

@@ -122,6 +122,7 @@ fn prepare(plan: &Plan, mut inherited: Inherited<'_>, channel: &mut Channel, pro
     tail::new_session()?;
     if plan.new_keyring {
         tail::new_keyring(plan, channel)?;
+        tail::share_keyring()?;
     }
     if plan.namespaces.is_new(Kind::Network) {
         namespace::loopback_up()?;

@@ -26,6 +26,7 @@ use crate::sys::fd::{Resolve, close_range, duplicate_onto, openat2, set_close_on
 use crate::sys::memory::SharedWord;
 use crate::sys::process::{
     execve, join_session_keyring, prlimit, set_dumpable, set_no_new_privileges, set_parent_death_signal,
+    set_session_keyring_permissions,
 };
 use crate::sys::{self, call};
 
@@ -236,6 +237,18 @@ pub fn hand_over_terminal(plan: &Plan, channel: &Channel, terminal: Console) -> 
     terminal.give_to(plan.process.uid)?;
     channel.send_with(&Message::Console(terminal.name), Some(terminal.master.as_fd()))?;
     console::attach(terminal.slave)
+}
+
+/// A new keyring's permissions, and its owner's to find it by name: everything for those who possess it; view, read and
+/// link for its owner is what the kernel gives.
+const FOUND_BY_NAME: u32 = 0x3f1b_0000;
+
+/// Lets the processes of `exec` find the keyring of init, instead of each making one of the same name.
+pub fn share_keyring() -> Result<()> {
+    match set_session_keyring_permissions(FOUND_BY_NAME) {
+        Err(e) if e.errno == Errno::ENOSYS => Ok(()),
+        done => Ok(done.context("session keyring")?),
+    }
 }
 
 /// A session keyring of its own: the container must not see the caller's keys.
