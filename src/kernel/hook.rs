@@ -13,6 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
+use crate::kernel::signal::Interrupts;
 use crate::plan::hooks::Hook;
 use crate::sys::process::pidfd_open;
 
@@ -21,17 +22,17 @@ const OUTPUT_LIMIT: usize = 4096;
 
 /// Runs the hooks of one kind in order and stops at the first that fails:
 /// `error running createRuntime hook #0: exit status 1, stderr: ..` (callers grep for these words).
-pub fn run_all(kind: &str, hooks: &[Hook], state: &str) -> Result<()> {
+pub fn run_all(kind: &str, hooks: &[Hook], state: &str, interrupts: Option<&Interrupts>) -> Result<()> {
     for (i, hook) in hooks.iter().enumerate() {
-        run(hook, state).with_context(|| format!("error running {kind} hook #{i}"))?;
+        run(hook, state, interrupts).with_context(|| format!("error running {kind} hook #{i}"))?;
     }
     Ok(())
 }
 
 /// Runs one hook with `state` on its stdin. It gets the environment of its config entry and nothing else, is the leader
-/// of a process group of its own, and inherits no descriptor but its three streams. After its timeout the group is
-/// killed.
-pub fn run(hook: &Hook, state: &str) -> Result<()> {
+/// of a process group of its own, and inherits no descriptor but its three streams. After its timeout, or when a signal
+/// interrupts the command, the group is killed.
+pub fn run(hook: &Hook, state: &str, interrupts: Option<&Interrupts>) -> Result<()> {
     let mut command = Command::new(&hook.path);
     command.env_clear().process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     if let Some((name, arguments)) = hook.args.split_first() {
@@ -39,7 +40,7 @@ pub fn run(hook: &Hook, state: &str) -> Result<()> {
     }
     command.envs(hook.env.iter().filter_map(|entry| entry.split_once('=')));
     let mut child = command.spawn().with_context(|| format!("execve({:?})", hook.path))?;
-    let done = converse(&mut child, state, hook.timeout.map(Duration::from_secs));
+    let done = converse(&mut child, state, hook.timeout.map(Duration::from_secs), interrupts);
     if done.is_err() {
         kill(&mut child);
     }
@@ -65,7 +66,12 @@ fn kill(child: &mut Child) {
 
 /// Feeds stdin and collects stdout and stderr until the hook ends. A hook that does not read its stdin, or fills its
 /// output, must not block: every descriptor is non-blocking and polled.
-fn converse(child: &mut Child, state: &str, timeout: Option<Duration>) -> Result<Vec<u8>> {
+fn converse(
+    child: &mut Child,
+    state: &str,
+    timeout: Option<Duration>,
+    interrupts: Option<&Interrupts>,
+) -> Result<Vec<u8>> {
     let pidfd = pidfd_open(Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX)))?;
     let deadline = timeout.map(|t| Instant::now() + t);
     let mut input = child.stdin.take();
@@ -97,12 +103,14 @@ fn converse(child: &mut Child, state: &str, timeout: Option<Duration>) -> Result
         if let Some(input) = &input {
             fds.push(PollFd::new(input.as_fd(), PollFlags::POLLOUT));
         }
+        fds.extend(interrupts.map(|interrupts| PollFd::new(interrupts.fd(), PollFlags::POLLIN)));
         match poll(&mut fds, wait) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(e) => return Err(e).context("poll the hook"),
         }
         let ended = fds.first().and_then(PollFd::any).unwrap_or(false);
         drop(fds);
+        interrupts.map_or(Ok(()), Interrupts::check)?;
         if let Some(pipe) = &mut input {
             match pipe.write(unsent) {
                 Ok(n) => unsent = unsent.get(n..).unwrap_or_default(),

@@ -179,7 +179,7 @@ fn prepare(plan: &Plan, mut inherited: Inherited<'_>, channel: &mut Channel, pro
     progress.reached(Step::CreateContainerHooks);
     let state =
         |status| hook_state(&plan.id, status, std::process::id().cast_signed(), &plan.bundle, &plan.annotations);
-    hook::run_all("createContainer", &plan.hooks.create_container, &state(Status::Creating))?;
+    hook::run_all("createContainer", &plan.hooks.create_container, &state(Status::Creating), None)?;
 
     progress.reached(Step::PivotRoot);
     rootfs::enter(&plan.filesystem, &inherited.rootfs)?;
@@ -282,7 +282,7 @@ fn last_steps(plan: &Plan, connection: &Channel) -> Result<()> {
     if !plan.hooks.start_container.is_empty() {
         let state =
             hook_state(&plan.id, Status::Created, std::process::id().cast_signed(), &plan.bundle, &plan.annotations);
-        hook::run_all("startContainer", &plan.hooks.start_container, &state)?;
+        hook::run_all("startContainer", &plan.hooks.start_container, &state, None)?;
     }
     let first = 3 + plan.preserve_fds;
     for fd in 3..first {

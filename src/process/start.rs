@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Releasing init, and hearing whether its execve worked: runc's FIFO cannot say.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
@@ -10,13 +10,15 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, soc
 use crate::error::ResultExt;
 use crate::kernel::hook;
 use crate::kernel::procfs::{self, Proc};
+use crate::kernel::signal::Interrupts;
 use crate::process::channel::{Channel, Message};
+use crate::process::destroy::kill_and_wait;
 use crate::state::{START_SOCKET, State, StateDir, Status, hook_state};
 use crate::sys::call;
-use crate::sys::process::pidfd_send_signal;
 
 /// Starts the container's program and runs the poststart hooks. Returns when the program runs.
-pub fn start(dir: &StateDir, state: &State, proc: &Proc) -> Result<()> {
+/// With `interrupts` a signal ends the wait for it.
+pub fn start(dir: &StateDir, state: &State, proc: &Proc, interrupts: Option<&Interrupts>) -> Result<()> {
     match state.status(proc)? {
         Status::Created => {}
         Status::Running => bail!("cannot start an already running container"),
@@ -24,20 +26,18 @@ pub fn start(dir: &StateDir, state: &State, proc: &Proc) -> Result<()> {
         Status::Stopped => bail!("cannot start a container that has stopped"),
         Status::Creating => bail!("cannot start a container that is being created"),
     }
-    release(dir, state, proc)?;
+    release(dir, state, proc, interrupts)?;
     if state.poststart.is_empty() {
         return Ok(());
     }
     let text = hook_state(&state.id, Status::Running, state.init.pid, &state.bundle, &state.annotations);
-    hook::run_all("poststart", &state.poststart, &text).inspect_err(|_| {
-        // runtime.md#lifecycle: a failing poststart hook stops the container.
-        if let Ok(Some(found)) = proc.find(&state.init) {
-            drop(pidfd_send_signal(found.pidfd.as_fd(), libc::SIGKILL));
-        }
+    hook::run_all("poststart", &state.poststart, &text, interrupts).inspect_err(|_| {
+        // runtime.md#lifecycle: a failing poststart hook stops the container. It has stopped when this command ends.
+        drop(kill_and_wait(proc, &state.init));
     })
 }
 
-fn release(dir: &StateDir, state: &State, proc: &Proc) -> Result<()> {
+fn release(dir: &StateDir, state: &State, proc: &Proc, interrupts: Option<&Interrupts>) -> Result<()> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let socket =
         call!("socket(AF_UNIX, SOCK_SEQPACKET)" => socket(AddressFamily::Unix, SockType::SeqPacket, flags, None))?;
@@ -48,6 +48,9 @@ fn release(dir: &StateDir, state: &State, proc: &Proc) -> Result<()> {
         .context("start socket")?;
     let channel = Channel::from(socket);
     channel.send(&Message::Go).context("init has died")?;
+    if let Some(interrupts) = interrupts {
+        interrupts.wait_for([channel.fd()])?;
+    }
     match channel.receive()? {
         Some((Message::Failed(failure), _)) => Err(failure.into()),
         Some((other, _)) => bail!("init answered {other:?}"),
