@@ -16,6 +16,7 @@ mod cgroup;
 mod devices;
 mod errors;
 mod examples;
+mod faults;
 mod golden;
 mod harness;
 mod hooks;
