@@ -18,7 +18,10 @@ use crate::plan::problem::Problems;
 use crate::seccomp::arch::Arch;
 use crate::seccomp::docker::{self, Environment};
 
+pub mod examine;
+mod position;
 mod shape;
+mod suggest;
 
 /// The version of the runtime specification that orlop implements.
 pub const OCI_VERSION: &str = "1.3.0";

@@ -15,6 +15,7 @@ pub mod mount;
 pub mod namespace;
 pub mod path;
 pub mod procfs;
+pub mod program;
 pub mod rootfs;
 pub mod scheduling;
 pub mod seccomp;
