@@ -13,6 +13,7 @@
 mod bundles;
 mod capabilities;
 mod cgroup;
+mod check;
 mod devices;
 mod errors;
 mod examples;

@@ -85,6 +85,10 @@ pub enum Command {
     Features,
     /// Print what create would do as JSON, and do nothing
     Plan(PlanArgs),
+    /// Print every fault and warning of a bundle on this host, and do nothing; the exit status is 1 if there are faults
+    Check(CheckArgs),
+    /// Compare a container with what was asked for; the exit status is 2 if it has drifted
+    Audit(AuditArgs),
     /// Explain, compile, check and compare seccomp profiles
     #[command(subcommand)]
     Seccomp(Seccomp),
@@ -289,6 +293,33 @@ pub struct PlanArgs {
     pub id: String,
 }
 
+/// `check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// The bundle: a directory with config.json [default: the current directory]
+    #[arg(long, short, value_name = "DIR")]
+    pub bundle: Option<PathBuf>,
+    /// Take warnings for faults
+    #[arg(long)]
+    pub strict: bool,
+    /// Output format
+    #[arg(long, short, value_name = "FORMAT", value_enum, default_value_t)]
+    pub format: TextFormat,
+    /// The bundle, unless --bundle names it
+    #[arg(value_name = "BUNDLE")]
+    pub directory: Option<PathBuf>,
+}
+
+/// `audit`.
+#[derive(Debug, Args)]
+pub struct AuditArgs {
+    /// Output format
+    #[arg(long, short, value_name = "FORMAT", value_enum, default_value_t)]
+    pub format: TextFormat,
+    #[command(flatten)]
+    pub id: Id,
+}
+
 /// `seccomp`.
 #[derive(Debug, Subcommand)]
 pub enum Seccomp {
@@ -399,7 +430,7 @@ pub struct SeccompDiff {
     pub format: TextFormat,
 }
 
-/// `--format` of most of `seccomp`.
+/// `--format` of `check`, `audit` and most of `seccomp`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum TextFormat {
     #[default]
@@ -487,6 +518,8 @@ fn run(arguments: &[OsString]) -> Result<u8> {
         Command::Spec(args) => command::spec::spec(&args),
         Command::Features => command::features::features(),
         Command::Plan(args) => command::plan::plan(&args),
+        Command::Check(args) => command::check::check(&args),
+        Command::Audit(args) => command::audit::audit(&root, &args),
         Command::Seccomp(args) => command::seccomp::seccomp(&args),
     }
 }

@@ -1,20 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 //! "Did you mean": the word of a list that a misspelt one is closest to.
 
-/// The closest of `words`, if it is close enough to be meant: one that begins with `found`, or at most a third of its
-/// letters (and at least two) have to be changed, letter case apart.
+/// The closest of `words`, if it is close enough to be meant: one that begins or ends with `found`, or at most a third of
+/// its letters (and at least two) have to be changed, letter case and a common beginning such as `SCMP_ACT_` apart.
 pub fn nearest<'a>(found: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = found.to_lowercase();
-    let most = (found.chars().count() / 3).max(2);
     let rated = words.into_iter().filter_map(|word| {
         let candidate = word.to_lowercase();
-        let changes = distance(&lower, &candidate);
-        let begins = lower.len() >= 3 && candidate.starts_with(&lower);
+        let (mine, theirs) = without_common_words(&lower, &candidate);
+        let (length, other) = (mine.chars().count(), theirs.chars().count());
+        let changes = distance(mine, theirs);
+        let contains = length >= 3 && (theirs.starts_with(mine) || theirs.ends_with(mine));
         // Of a word with three letters another can be made with two changes.
-        let close = changes <= most && changes < candidate.chars().count().min(lower.chars().count());
-        (begins || close).then_some((if begins { 0 } else { changes }, word))
+        let close = changes <= (length / 3).max(2) && changes < length.min(other);
+        (contains || close).then_some((if contains { 0 } else { changes }, word))
     });
     rated.min_by_key(|(changes, _)| *changes).map(|(_, word)| word)
+}
+
+/// Both without the words, up to a `_`, that they begin with alike.
+fn without_common_words<'t>(a: &'t str, b: &'t str) -> (&'t str, &'t str) {
+    let same = a.bytes().zip(b.bytes()).take_while(|(x, y)| x == y).count();
+    let end = a.get(..same).and_then(|common| common.rfind('_')).map_or(0, |at| at + 1);
+    (a.get(end..).unwrap_or(a), b.get(end..).unwrap_or(b))
 }
 
 /// How many letters have to be inserted, removed, replaced or swapped with their neighbour (optimal string alignment).
@@ -56,6 +64,9 @@ mod tests {
         ] {
             assert_eq!(nearest(found, kinds), expected, "{found}");
         }
+        assert_eq!(nearest("NPROC", ["RLIMIT_NOFILE", "RLIMIT_NPROC"]), Some("RLIMIT_NPROC"));
+        assert_eq!(nearest("SCMP_ACT_ALOW", ["SCMP_ACT_KILL", "SCMP_ACT_ALLOW"]), Some("SCMP_ACT_ALLOW"));
+        assert_eq!(nearest("SCMP_ACT_DENY", ["SCMP_ACT_KILL", "SCMP_ACT_ALLOW"]), None);
         assert_eq!(nearest("noNewPriviliges", ["noNewPrivileges", "args"]), Some("noNewPrivileges"));
     }
 }
