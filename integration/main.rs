@@ -10,6 +10,7 @@
     reason = "a test fails by panicking, works on its own directories and is not a container"
 )]
 
+mod audit;
 mod bundles;
 mod capabilities;
 mod cgroup;

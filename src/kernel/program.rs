@@ -286,9 +286,8 @@ impl Elf {
     /// Whether binfmt_misc hands such programs to an emulator.
     fn is_emulated(&self) -> bool {
         let known = MACHINES.iter().find(|(machine, ..)| *machine == self.machine);
-        known.is_some_and(|(.., qemu)| {
-            std::fs::exists(format!("/proc/sys/fs/binfmt_misc/qemu-{qemu}")).unwrap_or(false)
-        })
+        known
+            .is_some_and(|(.., qemu)| std::fs::exists(format!("/proc/sys/fs/binfmt_misc/qemu-{qemu}")).unwrap_or(false))
     }
 }
 
@@ -319,12 +318,9 @@ mod tests {
         let mut stat = nix::sys::stat::stat("/").unwrap();
         (stat.st_uid, stat.st_gid, stat.st_mode) = (1, 2, 0o710);
         let user = |is_root, uid, group| User { is_root, uid, groups: vec![group] };
-        for (user, may) in [
-            (user(true, 0, 0), true),
-            (user(false, 1, 9), true),
-            (user(false, 7, 2), true),
-            (user(false, 7, 9), false),
-        ] {
+        for (user, may) in
+            [(user(true, 0, 0), true), (user(false, 1, 9), true), (user(false, 7, 2), true), (user(false, 7, 9), false)]
+        {
             assert_eq!(user.may_execute(&stat), may, "{user:?}");
         }
     }

@@ -103,7 +103,8 @@ impl<'a> Examination<'a> {
 
     /// All findings in the order of the text.
     pub fn finish(mut self) -> Vec<Finding> {
-        self.findings.sort_by(|a, b| (a.line, a.column, a.severity, &a.path).cmp(&(b.line, b.column, b.severity, &b.path)));
+        self.findings
+            .sort_by(|a, b| (a.line, a.column, a.severity, &a.path).cmp(&(b.line, b.column, b.severity, &b.path)));
         self.findings
     }
 
@@ -238,7 +239,9 @@ impl<'a> Examination<'a> {
 
     /// Docker's format becomes `linux.seccomp` as it does at `create`.
     fn resolve_profile(&mut self, value: &mut Value, kernel: (u32, u32)) {
-        let Some(profile) = value.pointer("/linux/seccomp").filter(|profile| docker::is_docker(profile)) else { return };
+        let Some(profile) = value.pointer("/linux/seccomp").filter(|profile| docker::is_docker(profile)) else {
+            return;
+        };
         let bounding = value.pointer("/process/capabilities/bounding").and_then(Value::as_array);
         let capabilities = bounding.into_iter().flatten().filter_map(Value::as_str).map(str::to_string).collect();
         let mut problems = Problems::default();

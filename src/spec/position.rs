@@ -234,7 +234,8 @@ impl Reader<'_> {
 mod tests {
     use super::*;
 
-    const TEXT: &str = "{\n  \"é\": 1, \"a\": {\"b.c\": [1, {\"d\": \"x\\\"]\"}], \"b\": 2},\n  \"e\": {}, \"e\": {\"f\" : 7}\n}";
+    const TEXT: &str =
+        "{\n  \"é\": 1, \"a\": {\"b.c\": [1, {\"d\": \"x\\\"]\"}], \"b\": 2},\n  \"e\": {}, \"e\": {\"f\" : 7}\n}";
 
     #[test]
     fn a_path_has_a_line_and_a_column() {

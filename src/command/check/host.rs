@@ -37,7 +37,8 @@ pub fn check(spec: &Spec, plan: Option<&Plan>, bundle: &Path, host: &Host, probl
         cgroup(plan, host, problems);
     }
     if host.euid != 0 {
-        problems.warn("", format!("checked as the user {}: files that only root may look at are not judged", host.euid));
+        problems
+            .warn("", format!("checked as the user {}: files that only root may look at are not judged", host.euid));
     }
     Ok(())
 }
@@ -117,7 +118,8 @@ fn program(spec: &Spec, tree: &Tree, problems: &mut Problems) -> Result<()> {
         None if name.contains('/') => problems.error(AT, format!("{name:?} is not in the root filesystem")),
         None => {
             let path = env.iter().rev().find_map(|entry| entry.strip_prefix("PATH="));
-            let searched = path.map_or_else(|| "there is no PATH in process.env".into(), |path| format!("PATH is {path}"));
+            let searched =
+                path.map_or_else(|| "there is no PATH in process.env".into(), |path| format!("PATH is {path}"));
             problems.error(AT, format!("{name:?} is not in the root filesystem: {searched}"));
         }
         Some((path, found)) => report(AT, tree.inspect(&path, found, &user(spec))?, problems),
@@ -189,7 +191,8 @@ fn hooks(spec: &Spec, tree: Option<&Tree>, problems: &mut Problems) -> Result<()
                     problems.error(at, format!("{} is not a regular file", path.display()));
                 }
                 Ok(found) if found.st_mode & 0o111 == 0 => {
-                    let message = format!("{} may not be executed: its mode is {:04o}", path.display(), found.st_mode & 0o7777);
+                    let message =
+                        format!("{} may not be executed: its mode is {:04o}", path.display(), found.st_mode & 0o7777);
                     problems.error_hint(at, message, "chmod +x it");
                 }
                 Ok(_) => {}
@@ -220,7 +223,8 @@ fn namespaces(spec: &Spec, problems: &mut Problems) {
             Ok(Some(fd)) if is_namespace(&fd) => match crate::sys::clone::namespace_kind(fd.as_fd()) {
                 Ok(kind) if kind != wanted.flag() => {
                     let other = Kind::of_flag(kind).map_or("another", Kind::name);
-                    let message = format!("{} is a namespace of the kind {other}, not {}", path.display(), wanted.name());
+                    let message =
+                        format!("{} is a namespace of the kind {other}, not {}", path.display(), wanted.name());
                     problems.error(at, message);
                 }
                 _ => {}
@@ -236,7 +240,9 @@ fn listener(spec: &Spec, problems: &mut Problems) {
     const AT: &str = "linux.seccomp.listenerPath";
     match stat(path) {
         Err(errno) if is_hidden(errno) => {}
-        Err(errno) => problems.error_hint(AT, why(path, errno), "whoever answers for the calls must listen before create"),
+        Err(errno) => {
+            problems.error_hint(AT, why(path, errno), "whoever answers for the calls must listen before create")
+        }
         Ok(found) if found.st_mode & libc::S_IFMT != libc::S_IFSOCK => {
             problems.error(AT, format!("{} is no socket", path.display()));
         }
@@ -264,7 +270,10 @@ fn cgroup(plan: &Plan, host: &Host, problems: &mut Problems) {
             let message = if !holds(&has, name) && host.euid != 0 {
                 format!("the cgroup controller \"{name}\" is not delegated to {}", above.display())
             } else if !holds(&passes, name) && occupied {
-                format!("the cgroup {} holds processes, so that it cannot pass on the controller \"{name}\"", above.display())
+                format!(
+                    "the cgroup {} holds processes, so that it cannot pass on the controller \"{name}\"",
+                    above.display()
+                )
             } else {
                 continue;
             };
