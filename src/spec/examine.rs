@@ -358,7 +358,7 @@ fn without_place(error: &serde_json::Error) -> String {
 }
 
 /// The first member of the path by the longest name that fits, as [`Positions`] takes it, and the rest of the path.
-fn split<'p>(names: impl Iterator<Item = String>, path: &'p str) -> Option<(String, &'p str)> {
+fn split(names: impl Iterator<Item = String>, path: &str) -> Option<(String, &str)> {
     let word = path.strip_prefix('.').unwrap_or(path);
     let fits = |name: String| {
         let rest = word.strip_prefix(name.as_str()).filter(|_| !name.is_empty())?;

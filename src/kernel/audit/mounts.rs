@@ -5,7 +5,9 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
 
 use super::{Report, Subject};
 use crate::kernel::path::{self, Root, host_path, open_host};
@@ -13,6 +15,7 @@ use crate::kernel::procfs::Proc;
 use crate::plan::filesystem::InRoot;
 use crate::plan::mount_options::{attr, names};
 use crate::plan::mounts::{Kind, Mount};
+use crate::sys::call;
 use crate::sys::mount::{is_mount_root, mount_id};
 
 /// A line of mountinfo (proc_pid_mountinfo(5)).
@@ -27,13 +30,19 @@ const COMPARED: u64 = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC;
 pub fn audit(subject: &Subject<'_>, proc: &Proc, report: &mut Report) -> Result<()> {
     let pid = subject.init.pid;
     let root = Root::new(proc.root_of(subject.init)?);
-    directories(subject, &root, proc, report)?;
+    root_directory(subject, &root, report)?;
     let fs = &subject.plan.filesystem;
     if !fs.mount_namespace {
         return Ok(());
     }
     let text = proc.read(&format!("{pid}/mountinfo"))?;
     let table: HashMap<u64, Listed<'_>> = text.lines().filter_map(parse).collect();
+    let cwd = format!("{pid}/cwd");
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let directory = call!("openat(\"/proc/{cwd}\")" => openat(proc, cwd.as_str(), flags, Mode::empty()))?;
+    // mountinfo has the mounts below the root only: a directory of the host's would be on none of them (CVE-2024-21626).
+    let inside = table.contains_key(&mount_id(directory.as_fd())?);
+    report.judge(inside, format!("/proc/{cwd}"), "process.cwd", "a directory below the root", "one outside of it");
     let place = |path: &InRoot| format!("mount {path}");
     if fs.read_only {
         let listed = table.get(&mount_id(root.fd())?);
@@ -68,8 +77,8 @@ pub fn audit(subject: &Subject<'_>, proc: &Proc, report: &mut Report) -> Result<
     Ok(())
 }
 
-/// Init's root directory is the bundle's, and its working directory is below that.
-fn directories(subject: &Subject<'_>, root: &Root, proc: &Proc, report: &mut Report) -> Result<()> {
+/// Init's root directory is the bundle's.
+fn root_directory(subject: &Subject<'_>, root: &Root, report: &mut Report) -> Result<()> {
     let pid = subject.init.pid;
     match open_host(&host_path(subject.rootfs)?, libc::O_DIRECTORY) {
         Ok(host) => {
@@ -80,9 +89,6 @@ fn directories(subject: &Subject<'_>, root: &Root, proc: &Proc, report: &mut Rep
         }
         Err(e) => report.note(format!("root.path is not compared: {e}")),
     }
-    let link = nix::fcntl::readlinkat(proc, format!("{pid}/cwd").as_str()).context("readlink cwd")?;
-    let now = link.to_string_lossy().into_owned();
-    report.judge(!now.starts_with("(unreachable)"), format!("/proc/{pid}/cwd"), "process.cwd", "inside the root", now);
     Ok(())
 }
 
@@ -130,7 +136,7 @@ fn attributes(mount: &Mount, listed: &Listed<'_>, at: &str, report: &mut Report)
     let same = fstype(&mount.kind).is_none_or(|fstype| fstype == listed.fstype)
         && names(asked.set & COMPARED).iter().all(has)
         && !names(asked.clear & COMPARED).iter().any(has);
-    let kept: Vec<&str> = names(COMPARED).into_iter().filter(|name| has(&name)).collect();
+    let kept: Vec<&str> = names(COMPARED).into_iter().filter(|name| has(name)).collect();
     let now = [&[listed.fstype], kept.as_slice()].concat().join(" ");
     report.judge(same, format!("mount {}", mount.destination), at, words(mount), now);
 }

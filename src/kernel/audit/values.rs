@@ -81,7 +81,7 @@ const NO_LIMIT: i128 = 0x7fff_ffff_ffff_f000;
 
 /// Equal, but for rounding down to pages.
 fn same_number(file: &str, asked: i128, now: i128) -> bool {
-    let unlimited = |n: i128| n < 0 || n >= NO_LIMIT - 0xf000;
+    let unlimited = |n: i128| !(0..NO_LIMIT - 0xf000).contains(&n);
     if unlimited(asked) || unlimited(now) {
         return unlimited(asked) == unlimited(now);
     }
