@@ -18,7 +18,7 @@ use crate::spec;
 use crate::state::{CONFIG, Root, State, StateDir, Status};
 
 /// The exit status of an `exec` that fails before its program runs, as runc's.
-const FAILED: u8 = 255;
+pub const FAILED: u8 = 255;
 
 /// Runs a process in a container. In the foreground the exit status is the program's.
 pub fn exec(root: &Root, args: &Exec) -> Result<u8> {
