@@ -7,7 +7,7 @@ use std::fmt::Write;
 use std::io::Read;
 use std::path::Path;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use oci_spec::runtime::LinuxSeccomp;
 use serde_json::Value;
 
@@ -15,6 +15,7 @@ use crate::error::ResultExt;
 use crate::plan::capabilities;
 use crate::plan::config::{Process, Spec};
 use crate::plan::problem::Problems;
+use crate::seccomp::arch::Arch;
 use crate::seccomp::docker::{self, Environment};
 
 mod shape;
@@ -82,7 +83,11 @@ pub fn parse_process(bytes: &[u8]) -> Result<Process> {
 pub fn parse(bytes: Vec<u8>) -> Result<Config> {
     match serde_json::from_slice::<Spec>(&bytes) {
         Ok(spec) => {
-            shape::check(&bytes).map_err(|e| cite("config.json:", &bytes, &e))?;
+            if shape::check(&bytes).map_err(|e| cite("config.json:", &bytes, &e))?
+                && let Some(resolved) = with_resolved_profile(&bytes)?
+            {
+                return parse(resolved);
+            }
             if crate::log::debugging() {
                 report_unknown_members(&bytes);
             }
@@ -90,6 +95,35 @@ pub fn parse(bytes: Vec<u8>) -> Result<Config> {
         }
         Err(error) => explain(bytes, &error),
     }
+}
+
+/// The config with its seccomp profile resolved for its bounding set and this host, if that is in Docker's format: as
+/// `linux.seccomp` every entry that Docker ties to a capability would hold without it.
+fn with_resolved_profile(bytes: &[u8]) -> Result<Option<Vec<u8>>> {
+    // What is no JSON at all is cited by the caller.
+    let Ok(mut config) = serde_json::from_slice::<Value>(bytes) else { return Ok(None) };
+    let Some(profile) = config.pointer("/linux/seccomp").filter(|profile| docker::is_docker(profile)) else {
+        return Ok(None);
+    };
+    let bounding = config.pointer("/process/capabilities/bounding").and_then(Value::as_array);
+    let capabilities = bounding.into_iter().flatten().filter_map(Value::as_str).map(str::to_string).collect();
+    let environment = Environment { capabilities, arch: Arch::NATIVE, kernel: kernel_version()? };
+    let mut problems = Problems::default();
+    let section = docker::resolve(profile, &environment, &mut problems).section;
+    if !problems.errors.is_empty() {
+        return Err(problems.into());
+    }
+    if let Some(profile) = config.pointer_mut("/linux/seccomp") {
+        *profile = section;
+    }
+    Ok(Some(serde_json::to_vec_pretty(&config)?))
+}
+
+/// The first two numbers of the running kernel's version.
+pub fn kernel_version() -> Result<(u32, u32)> {
+    let name = nix::sys::utsname::uname().context("uname")?;
+    let release = name.release().to_string_lossy();
+    docker::version(&release).with_context(|| format!("the kernel's release {release:?} is no version"))
 }
 
 /// A seccomp profile by itself, as it was read.
@@ -140,6 +174,9 @@ fn explain(bytes: Vec<u8>, error: &serde_json::Error) -> Result<Config> {
     let Ok(mut value) = serde_json::from_slice::<Value>(&bytes) else {
         return Err(cite("config.json:", &bytes, error));
     };
+    if let Some(resolved) = with_resolved_profile(&bytes)? {
+        return parse(resolved);
+    }
     let mut problems = Problems::default();
     remove_unknown_capabilities(&mut value, &mut problems);
     find_unknown_words(&value, &mut problems);
@@ -425,6 +462,25 @@ mod tests {
         );
         assert!(text.contains("invalid type: sequence"), "on the path of unknown words too: {text}");
         assert!(parse(br#"{"ociVersion": "1.0.0", "linux": {"resources": null, "devices": null}}"#.to_vec()).is_ok());
+    }
+
+    #[test]
+    fn a_profile_in_docker_s_format_is_resolved_for_the_bounding_set() {
+        let config = |capability: &str| {
+            let text = format!(
+                r#"{{"ociVersion": "1.0.0", "process": {{"cwd": "/", "user": {{"uid": 0, "gid": 0}},
+                    "capabilities": {{"bounding": ["{capability}"]}}}},
+                    "linux": {{"seccomp": {{"defaultAction": "SCMP_ACT_ERRNO", "archMap": [], "syscalls": [
+                        {{"names": ["read"], "action": "SCMP_ACT_ALLOW"}},
+                        {{"names": ["mount"], "action": "SCMP_ACT_ALLOW", "includes": {{"caps": ["CAP_SYS_ADMIN"]}}}}]}}}}}}"#
+            );
+            let spec = parse(text.into_bytes()).unwrap().spec;
+            let section = spec.linux.unwrap().seccomp().clone().unwrap();
+            let names = section.syscalls().iter().flatten().flat_map(|s| s.names().clone());
+            names.collect::<Vec<_>>()
+        };
+        assert_eq!(config("CAP_KILL"), ["read"]);
+        assert_eq!(config("CAP_SYS_ADMIN"), ["read", "mount"]);
     }
 
     #[test]

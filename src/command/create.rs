@@ -8,6 +8,7 @@ use crate::command::{bundle, make_plan, require_root};
 use crate::error::ResultExt;
 use crate::host::Host;
 use crate::kernel::console;
+use crate::kernel::signal::Interrupts;
 use crate::plan::{Plan, Request};
 use crate::process::create::{Console, Created, Wishes};
 use crate::spec;
@@ -15,11 +16,11 @@ use crate::state::{Root, check_id};
 
 /// Creates a container and leaves it in the state `created`.
 pub fn create(root: &Root, args: &Create) -> Result<u8> {
-    make(root, args, true).map(|_| 0)
+    make(root, args, true, &Interrupts::block()?).map(|_| 0)
 }
 
 /// Creates a container; `detached`: nobody stays to relay its terminal.
-pub fn make(root: &Root, args: &Create, detached: bool) -> Result<Created> {
+pub fn make(root: &Root, args: &Create, detached: bool, interrupts: &Interrupts) -> Result<Created> {
     let id = args.id.id.as_str();
     check_id(id)?;
     let made = || -> Result<Created> {
@@ -36,8 +37,8 @@ pub fn make(root: &Root, args: &Create, detached: bool) -> Result<Created> {
         };
         let plan = make_plan(&config, &host, &request)?;
         let wishes = wishes(&plan, &args.receivers, detached)?;
-        let dir = root.create(id)?;
-        crate::process::create::create(&plan, &host, &config.bytes, dir, wishes)
+        let reserved = root.create(id)?;
+        crate::process::create::create(&plan, &host, &config.bytes, reserved, wishes, interrupts)
     };
     made().with_context(|| format!("create {id}"))
 }
