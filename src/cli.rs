@@ -460,8 +460,10 @@ fn run(arguments: &[OsString]) -> Result<u8> {
     crate::sys::fd::close_on_exec_from(3)?;
     log::init(global.log.clone(), global.log_format, global.debug);
     if let Err(e) = passed {
-        report(&e);
-        return Ok(if matches!(command, Command::Exec(_)) { command::exec::FAILED } else { 1 });
+        return match &command {
+            Command::Exec(args) => Ok(command::exec::failed(&args.id.id, e)),
+            _ => Err(e),
+        };
     }
     if global.systemd_cgroup {
         let refused: Result<u8> =
