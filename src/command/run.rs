@@ -32,7 +32,7 @@ pub fn run(root: &Root, args: &Run) -> Result<u8> {
         kill_and_wait(&proc, &created.state.init)?;
         drop(crate::sys::process::wait(created.child.pidfd.as_fd(), true));
         remove(&created, &interrupts)?;
-        if let Some(path) = &args.create.pid_file {
+        if let Some(path) = &args.create.receivers.pid_file {
             // As after a create that fails: it names a process that is gone.
             drop(std::fs::remove_file(path));
         }
