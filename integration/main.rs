@@ -20,6 +20,7 @@ mod flags;
 mod golden;
 mod harness;
 mod hooks;
+mod idmap;
 mod lifecycle;
 mod mounts;
 mod namespaces;

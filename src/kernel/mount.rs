@@ -12,10 +12,12 @@ use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 
 use super::copy_up;
+use super::idmap::Mapper;
 use super::path::{self, Root, c_string, host_path};
 use crate::error::ResultExt;
 use crate::host::{CgroupLayout, Hierarchy};
 use crate::plan::filesystem::Filesystem;
+use crate::plan::idmap::MountMap;
 use crate::plan::mount_options::{Attrs, Propagation, PropagationType, attr, names};
 use crate::plan::mounts::{Kind, Mount, may_cover_proc};
 use crate::sys::mount::{self, Attr, failed};
@@ -83,14 +85,20 @@ impl CgroupMounts {
 ///
 /// The host's name is resolved here, with the host's privileges: a child in a user namespace could not reach a source
 /// in a directory of mode 0700.
-pub fn open_source(mount: &Mount, fs: &Filesystem) -> Result<Option<Source>> {
+pub fn open_source(mount: &Mount, fs: &Filesystem, mapper: Option<&mut Mapper<'_>>) -> Result<Option<Source>> {
     let Kind::Bind { source, recursive } = &mount.kind else { return Ok(None) };
-    let opened = clone_source(mount, source, *recursive, fs)
+    let opened = clone_source(mount, source, *recursive, fs, mapper)
         .with_context(|| format!("mounts[{}].source {}", mount.index, source.display()))?;
     Ok(Some(opened))
 }
 
-fn clone_source(mount: &Mount, source: &std::path::Path, recursive: bool, fs: &Filesystem) -> Result<Source> {
+fn clone_source(
+    mount: &Mount,
+    source: &std::path::Path,
+    recursive: bool,
+    fs: &Filesystem,
+    mapper: Option<&mut Mapper<'_>>,
+) -> Result<Source> {
     let fd = mount::clone_tree(nix::fcntl::AT_FDCWD, &host_path(source)?, recursive)
         .hint_if(Errno::ENOENT, "the source of a bind mount must exist; a relative one is relative to the bundle")
         .hint_if(Errno::EINVAL, "the source is on an unbindable mount, or in another mount namespace")?;
@@ -105,9 +113,19 @@ fn clone_source(mount: &Mount, source: &std::path::Path, recursive: bool, fs: &F
     if fs.user_namespace {
         check_locked(fd.as_fd(), mount.attrs.then(mount.recursive))?;
     }
+    idmap(fd.as_fd(), mount.idmap.as_ref(), mapper)?;
     let default = inherited_propagation(fs);
     apply(fd.as_fd(), mount.attrs, mount.recursive, default, &mount.propagation)?;
     Ok(Source { mount: fd, is_dir: path::is(&stat, libc::S_IFDIR) })
+}
+
+/// Maps the ids of a detached mount, if the plan says so.
+pub fn idmap(fd: BorrowedFd<'_>, map: Option<&MountMap>, mapper: Option<&mut Mapper<'_>>) -> Result<()> {
+    match (map, mapper) {
+        (None, _) => Ok(()),
+        (Some(map), Some(mapper)) => mapper.apply(fd, map),
+        (Some(_), None) => bail!("an idmapped mount needs a caller that may clone the host's mounts"),
+    }
 }
 
 /// In a user namespace the flags of the host's mounts are locked (mount_namespaces(7)). The clone is made outside of it,

@@ -11,6 +11,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{chroot, fchdir};
 
 use super::console::Console;
+use super::idmap::Mapper;
 use super::mount::{self as mounts, CgroupMounts, Source};
 use super::path::{self, Root, host_path};
 use super::{device, host_mounts};
@@ -41,8 +42,8 @@ pub struct Prepared {
 ///
 /// # Errors
 /// If `root.path` or the source of a bind mount is missing, or a device of the host is not what its name says.
-pub fn prepare(fs: &Filesystem) -> Result<Prepared> {
-    let root = open_root(fs).with_context(|| format!("root.path {}", fs.root.display()))?;
+pub fn prepare(fs: &Filesystem, mut mapper: Option<&mut Mapper<'_>>) -> Result<Prepared> {
+    let root = open_root(fs, mapper.as_deref_mut()).with_context(|| format!("root.path {}", fs.root.display()))?;
     let mut prepared = Prepared {
         root: Root::new(root),
         sources: Vec::new(),
@@ -56,7 +57,7 @@ pub fn prepare(fs: &Filesystem) -> Result<Prepared> {
         return Ok(prepared);
     }
     for mount in &fs.mounts {
-        prepared.sources.push(mounts::open_source(mount, fs)?);
+        prepared.sources.push(mounts::open_source(mount, fs, mapper.as_deref_mut())?);
     }
     for device in &fs.devices {
         let node = if device.bind { Some(device::host_node(device).with_context(|| device.name())?) } else { None };
@@ -71,7 +72,7 @@ pub fn prepare(fs: &Filesystem) -> Result<Prepared> {
     Ok(prepared)
 }
 
-fn open_root(fs: &Filesystem) -> Result<OwnedFd> {
+fn open_root(fs: &Filesystem, mapper: Option<&mut Mapper<'_>>) -> Result<OwnedFd> {
     let path = host_path(&fs.root)?;
     if !fs.mount_namespace {
         return Ok(path::open_host(&path, libc::O_DIRECTORY)?);
@@ -82,6 +83,7 @@ fn open_root(fs: &Filesystem) -> Result<OwnedFd> {
     if !path::is(&path::stat(fd.as_fd())?, libc::S_IFDIR) {
         bail!("not a directory");
     }
+    mounts::idmap(fd.as_fd(), fs.root_idmap.as_ref(), mapper)?;
     // Shared would make the container's mounts appear on the host; it is set after the pivot.
     let propagation = match fs.propagation.to {
         PropagationType::Slave => libc::MS_SLAVE,

@@ -46,6 +46,10 @@ pub struct Request {
     pub no_new_keyring: bool,
     /// How many descriptors from 3 on the container's process keeps.
     pub preserve_fds: u32,
+    /// `--userns=auto`: the root and the bind mounts are idmapped with the container's mapping.
+    pub idmap_all: bool,
+    /// `--rootless`: whether a cgroup that may not be made or limited is done without. None: if nothing asks for it.
+    pub tolerate_cgroups: Option<bool>,
 }
 
 /// Everything `create` will do. Plain data: no descriptors, nothing of the spec's types.
@@ -101,6 +105,8 @@ impl Plan {
             new_cgroup_ns: namespaces.is_new(Kind::Cgroup),
             terminal: process.as_ref().is_some_and(|p| p.terminal),
             no_pivot: request.no_pivot,
+            idmap_all: request.idmap_all,
+            ordinary_user: host.euid != 0,
         };
         let filesystem = Filesystem::from_spec(spec, &request.bundle, &facts, host, &mut problems);
         let plan = Self {

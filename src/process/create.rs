@@ -98,7 +98,10 @@ fn make(
     let cgroup = cgroup::create(&plan.cgroup)?;
     undo.cgroups.clone_from(&cgroups);
     let cgroup_mounts = CgroupMounts::new(&host.cgroups, |hierarchy| plan.cgroup.directory_in(hierarchy));
-    let mut rootfs = rootfs::prepare(&plan.filesystem)?;
+    let joined = namespace::open_joined(&plan.namespaces)?;
+    let user = joined.iter().find(|joined| joined.kind == Kind::User).map(|joined| joined.fd.as_fd());
+    let mut mapper = idmap::Mapper::new(&proc, plan.idmap.as_ref(), user);
+    let mut rootfs = rootfs::prepare(&plan.filesystem, Some(&mut mapper))?;
     rootfs.open_cgroups(&plan.filesystem, &cgroup_mounts)?;
 
     let progress = Progress::new()?;
@@ -108,7 +111,7 @@ fn make(
         cgroup: &cgroup,
         cgroup_mounts,
         ignored_signals: host.ignored_signals,
-        joined: namespace::open_joined(&plan.namespaces)?,
+        joined,
         start: listen_for_start(dir)?,
         proc: Proc::open()?,
         parents: [ours.fd().as_raw_fd(), interrupts.fd().as_raw_fd()].into_iter().chain(dir.raw_fds()).collect(),
