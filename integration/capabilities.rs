@@ -144,3 +144,33 @@ fn securebits_and_keepcaps_are_clear() {
     assert_eq!(seen["keepcaps"], 0);
     assert_eq!(seen["securebits"], 0);
 }
+
+#[test]
+fn the_plan_foretells_the_sets_after_execve() {
+    orlop_only!("has plan");
+    let sets = json!({
+        "bounding": ["CAP_CHOWN", "CAP_KILL", "CAP_NET_RAW"],
+        "permitted": ["CAP_CHOWN", "CAP_KILL"],
+        "effective": ["CAP_CHOWN"],
+        "inheritable": ["CAP_KILL"],
+        "ambient": ["CAP_KILL"]
+    });
+    for (uid, no_new_privileges) in [(0, false), (0, true), (1000, false), (1000, true)] {
+        let bundle = Bundle::new()
+            .set("/process/capabilities", sets.clone())
+            .set("/process/user", json!({"uid": uid, "gid": uid}))
+            .set("/process/noNewPrivileges", no_new_privileges);
+        bundle.write_config();
+        let plan = bundle.call(["plan", "--bundle", bundle.dir.to_str().unwrap()]).output().json();
+        let seen = bundle.report();
+        for set in ["bounding", "permitted", "effective", "inheritable", "ambient"] {
+            let names: Vec<&str> = plan["process"]["capabilities_after_execve"][set]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|name| name.as_str().unwrap())
+                .collect();
+            assert_eq!(seen["caps"][set], hex(&names), "{set} uid {uid} nnp {no_new_privileges}");
+        }
+    }
+}

@@ -24,6 +24,7 @@ mod idmap;
 mod lifecycle;
 mod mounts;
 mod namespaces;
+mod notify;
 mod paths;
 mod process;
 mod robustness;

@@ -298,6 +298,11 @@ pub fn main() -> ExitCode {
 
 fn run(arguments: &[OsString]) -> Result<u8> {
     crate::sys::fd::sanitise_stdio()?;
+    // Before anything is parsed, since the binary may execute itself and begin anew. A word that is not the command does
+    // no harm.
+    if arguments.iter().skip(1).any(|word| ["create", "run", "exec"].iter().any(|command| word == command)) {
+        crate::sealed::ensure(arguments)?;
+    }
     let cli = match parse(arguments) {
         Ok(cli) => cli,
         Err(e) => return usage(&e),
@@ -311,9 +316,6 @@ fn run(arguments: &[OsString]) -> Result<u8> {
         Some(command) => command,
         None => return usage(&Cli::command().error(clap::error::ErrorKind::MissingSubcommand, "a command is missing")),
     };
-    if matches!(command, Command::Create(_) | Command::Run(_) | Command::Exec(_)) {
-        crate::sealed::ensure(arguments)?;
-    }
     // Whatever the caller left open must not reach the container (CVE-2024-21626). Not before the binary has executed
     // itself: --preserve-fds asks for some of them.
     crate::sys::fd::close_on_exec_from(3)?;

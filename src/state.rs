@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::ResultExt;
 use crate::kernel::procfs::{Identity, Proc};
 use crate::plan::hooks::Hook;
+use crate::seccomp::Listener;
 use crate::sys::call;
 
 const INTENT: &str = "intent.json";
@@ -62,6 +63,8 @@ pub struct State {
     pub owner: u32,
     pub init: Identity,
     pub cgroups: Vec<PathBuf>,
+    /// Who supervises the calls that the seccomp filter notifies of.
+    pub listener: Option<Listener>,
     /// Whether processes get the container's session keyring (not so with `--no-new-keyring`).
     pub new_keyring: bool,
     /// Whether init is the first process of a PID namespace of its own, so that its end is the end of all.

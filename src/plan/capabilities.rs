@@ -75,7 +75,8 @@ pub fn from_spec(process: &Process, available: Set, problems: &mut Problems) -> 
     check_subsets(&sets, problems);
     check_available(&sets, available, problems);
     let uid = process.user.uid();
-    let lost = sets.effective.without(sets.ambient);
+    let after = after_execve(&sets, uid, process.no_new_privileges == Some(true));
+    let lost = sets.effective.without(after.effective);
     if uid != 0 && !lost.is_empty() {
         problems.warn(
             "process.capabilities.ambient",
@@ -92,6 +93,15 @@ pub fn from_spec(process: &Process, available: Set, problems: &mut Problems) -> 
 pub fn bounding(process: &Process) -> Set {
     let names = process.capabilities.as_ref().and_then(|c| c.bounding().as_ref());
     Set(names.into_iter().flatten().fold(0, |bits, c| bits | bit(&c.to_string())))
+}
+
+/// The sets after the execve of a program without set-user-ID bit and file capabilities (capabilities(7),
+/// "Transformation of capabilities during execve()"): root gets what the bounding set allows, any other user keeps the
+/// ambient set only; under no_new_privs nothing is gained.
+pub fn after_execve(sets: &Sets, uid: u32, no_new_privileges: bool) -> Sets {
+    let gained = if uid == 0 { Set(sets.bounding.0 | sets.inheritable.0) } else { sets.ambient };
+    let permitted = if no_new_privileges { Set(gained.0 & sets.permitted.0) } else { gained };
+    Sets { permitted, effective: permitted, ..*sets }
 }
 
 /// Adds capabilities to the bounding, permitted and effective sets, and to the ambient set of a process that has
@@ -226,6 +236,24 @@ mod tests {
         assert!(problems.errors.is_empty());
         assert!(problems.warnings[0].message.starts_with("CAP_NET_BIND_SERVICE lost"), "{:?}", problems.warnings);
         assert!(check(0, json, ALL).1.warnings.is_empty());
+    }
+
+    #[test]
+    fn execve_gives_root_the_bounding_set_and_others_the_ambient_one() {
+        let sets = Sets {
+            bounding: Set(0b1111),
+            permitted: Set(0b0011),
+            effective: Set(0b0001),
+            ambient: Set(0b0010),
+            inheritable: Set(0b0010),
+        };
+        for (uid, no_new_privileges, expected) in
+            [(0, false, 0b1111), (0, true, 0b0011), (1000, false, 0b0010), (1000, true, 0b0010)]
+        {
+            let after = after_execve(&sets, uid, no_new_privileges);
+            assert_eq!((after.permitted.0, after.effective.0), (expected, expected), "{uid} {no_new_privileges}");
+            assert_eq!((after.bounding, after.ambient), (sets.bounding, sets.ambient));
+        }
     }
 
     #[test]

@@ -47,7 +47,10 @@ pub struct Process {
     pub selinux_label: Option<String>,
     pub oom_score_adj: Option<i32>,
     pub rlimits: Vec<Rlimit>,
+    /// When the program is executed.
     pub capabilities: Sets,
+    /// After that, unless its file has set-user-ID bits or capabilities of its own.
+    pub capabilities_after_execve: Sets,
     pub scheduling: Scheduling,
 }
 
@@ -94,10 +97,13 @@ pub fn from_spec(spec: &Spec, idmap: Option<&IdMap>, available: Set, problems: &
         };
         Some((side("height", size.height(), problems).ok()?, side("width", size.width(), problems).ok()?))
     });
+    let capabilities = capabilities::from_spec(process, available, problems);
+    let no_new_privileges = process.no_new_privileges.unwrap_or(false);
     Some(Process {
         env: environment(process.env.as_deref().unwrap_or_default(), problems),
         rlimits: rlimits(process.rlimits.as_deref().unwrap_or_default(), problems),
-        capabilities: capabilities::from_spec(process, available, problems),
+        capabilities_after_execve: capabilities::after_execve(&capabilities, user.uid(), no_new_privileges),
+        capabilities,
         scheduling: scheduling::from_spec(process, spec.linux.as_ref().unwrap_or(&Linux::default()), problems),
         args,
         cwd,
@@ -107,7 +113,7 @@ pub fn from_spec(spec: &Spec, idmap: Option<&IdMap>, available: Set, problems: &
         gid: user.gid(),
         additional_gids,
         umask,
-        no_new_privileges: process.no_new_privileges.unwrap_or(false),
+        no_new_privileges,
         apparmor_profile: label("apparmorProfile", process.apparmor_profile.as_ref(), problems),
         selinux_label: label("selinuxLabel", process.selinux_label.as_ref(), problems),
         oom_score_adj,

@@ -7,6 +7,8 @@
 //!   NeedIdMap            ──▶   gid_map, uid_map
 //!                        ◀──   Go
 //!   Console + fd         ──▶   hands the terminal's master on (process.terminal)
+//!   Listener(number)     ──▶   connects to linux.seccomp.listenerPath
+//!                        ◀──   Go, then takes the listener and says so in shared memory
 //!   MountsDone           ──▶   runs prestart and createRuntime hooks
 //!                        ◀──   Go
 //!   Ready                ──▶   oom_score_adj, rlimits, scheduler; saves the state, writes the pid file
@@ -42,6 +44,8 @@ pub enum Message {
     NeedIdMap,
     /// The terminal's name in the container.
     Console(String),
+    /// The filter is about to be loaded, and its listener will have this number.
+    Listener(i32),
     MountsDone,
     Ready,
     Go,

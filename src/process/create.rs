@@ -2,7 +2,7 @@
 //! The parent: from a plan to a container in the state `created`.
 
 use std::io::Write;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +18,7 @@ use crate::host::Host;
 use crate::kernel::cgroup::{self, Handle};
 use crate::kernel::mount::CgroupMounts;
 use crate::kernel::procfs::{self, Proc};
+use crate::kernel::seccomp::Supervisor;
 use crate::kernel::signal::Interrupts;
 use crate::kernel::{console, hook, idmap, namespace, rootfs, scheduling};
 use crate::plan::Plan;
@@ -26,9 +27,11 @@ use crate::process::channel::{Channel, Message, pair};
 use crate::process::destroy;
 use crate::process::init::{self, Inherited};
 use crate::process::step::Progress;
+use crate::seccomp::Listener;
 use crate::state::{Intent, START_SOCKET, State, StateDir, Status, hook_state};
 use crate::sys::call;
 use crate::sys::clone::{Child, Clone, clone3};
+use crate::sys::memory::SharedWord;
 use crate::sys::process::{Exit, pidfd_send_signal, prlimit, wait};
 
 /// Where the master of the container's terminal goes.
@@ -85,6 +88,9 @@ fn make(
     wishes: Wishes,
     undo: &mut Undo,
 ) -> Result<(State, Child, Option<OwnedFd>)> {
+    // A supervisor that is not there is known before anything is made, even if `start` is to connect again.
+    let listener = plan.seccomp.as_ref().and_then(|seccomp| seccomp.listener.as_ref());
+    let supervisor = listener.map(Supervisor::connect).transpose()?;
     let interrupts = Interrupts::block()?;
     let proc = Proc::open()?;
     let cgroups = cgroup::directories(&plan.cgroup);
@@ -118,8 +124,16 @@ fn make(
     };
     let first = spawn(plan, &cgroup, inherited, theirs, &progress)?;
     undo.child = Some(first);
-    let mut parent =
-        Parent { plan, host, dir, proc: &proc, cgroup: &cgroup, interrupts: &interrupts, progress: &progress };
+    let mut parent = Parent {
+        plan,
+        host,
+        dir,
+        proc: &proc,
+        cgroup: &cgroup,
+        interrupts: &interrupts,
+        progress: &progress,
+        supervisor: supervisor.filter(|_| !plan.process.no_new_privileges),
+    };
     let master = parent.converse(&ours, &wishes, undo)?;
     let Some(child) = undo.child.as_ref() else { bail!("init is gone") };
     let state = parent.record(child, cgroups)?;
@@ -178,6 +192,8 @@ struct Parent<'a> {
     cgroup: &'a Handle,
     interrupts: &'a Interrupts,
     progress: &'a Progress,
+    /// Some until the listener has been handed over, if init loads a filter that notifies before it is ready.
+    supervisor: Option<Supervisor>,
 }
 
 impl Parent<'_> {
@@ -216,6 +232,7 @@ impl Parent<'_> {
                         Console::None => {}
                     }
                 }
+                Message::Listener(number) => self.hand_over_listener(number, channel, undo)?,
                 Message::MountsDone => {
                     undo.hooks_ran = true;
                     self.host_hooks(undo)?;
@@ -254,6 +271,19 @@ impl Parent<'_> {
             idmap::write(self.proc, child.pid, map)?;
         }
         Ok(())
+    }
+
+    fn hand_over_listener(&mut self, number: i32, channel: &Channel, undo: &Undo) -> Result<()> {
+        let Some(child) = &undo.child else { bail!("init is gone") };
+        let Some(listener) = self.plan.seccomp.as_ref().and_then(|s| s.listener.as_ref()) else {
+            bail!("init announced a seccomp listener that is not in the plan")
+        };
+        let pid = child.pid.as_raw();
+        let state = hook_state(&self.plan.id, Status::Creating, pid, &self.plan.bundle, &self.plan.annotations);
+        let supervisor = self.supervisor.take().context("init announced a second seccomp listener")?;
+        channel.send(&Message::Go)?;
+        let state = supervised_state(listener, pid, &state)?;
+        supervisor.hand_over(child.pidfd.as_fd(), number, &state, self.progress.taken())
     }
 
     fn host_hooks(&self, undo: &Undo) -> Result<()> {
@@ -309,6 +339,7 @@ impl Parent<'_> {
             owner: self.host.euid,
             init: self.proc.identify(child.pid)?,
             cgroups,
+            listener: self.plan.seccomp.as_ref().and_then(|seccomp| seccomp.listener.clone()),
             new_keyring: self.plan.new_keyring,
             private_pid_namespace: self.plan.namespaces.is_new(Kind::Pid),
             poststart: self.plan.hooks.poststart.clone(),
@@ -329,6 +360,32 @@ impl Parent<'_> {
         }
         Ok(())
     }
+}
+
+/// What the supervisor of a process gets with the listener (config-linux.md#containerprocessstate).
+fn supervised_state(listener: &Listener, pid: i32, state: &str) -> Result<Vec<u8>> {
+    Ok(serde_json::to_vec(&serde_json::json!({
+        "ociVersion": crate::spec::OCI_VERSION,
+        "fds": ["seccompFd"],
+        "pid": pid,
+        "metadata": listener.metadata.as_deref().unwrap_or_default(),
+        "state": serde_json::from_str::<serde_json::Value>(state)?,
+    }))?)
+}
+
+/// Answers a process that is about to load a filter that notifies: its supervisor gets the listener.
+pub fn hand_over(
+    listener: &Listener,
+    number: i32,
+    pid: i32,
+    state: &str,
+    pidfd: BorrowedFd<'_>,
+    channel: &Channel,
+    taken: &SharedWord,
+) -> Result<()> {
+    let supervisor = Supervisor::connect(listener)?;
+    channel.send(&Message::Go)?;
+    supervisor.hand_over(pidfd, number, &supervised_state(listener, pid, state)?, taken)
 }
 
 /// What only the host's privileges can do to a process that is ready for its program: here, because the limits could have

@@ -19,11 +19,12 @@ use crate::kernel::{console, idmap, rootfs, scheduling};
 use crate::plan::Plan;
 use crate::plan::namespaces::Kind;
 use crate::process::channel::{Channel, Message, pair};
-use crate::process::create::{Console, Wishes, limit, write_pid_file};
+use crate::process::create::{Console, Wishes, hand_over, limit, write_pid_file};
 use crate::process::tail::{self, Tail};
-use crate::state::State;
+use crate::state::{State, Status, hook_state};
 use crate::sys::call;
 use crate::sys::clone::{Child, Clone, clone3, setns};
+use crate::sys::memory::SharedWord;
 use crate::sys::process::{pidfd_send_signal, set_dumpable, set_parent_death_signal, wait};
 
 /// A process in a container.
@@ -42,6 +43,7 @@ struct Inherited<'a> {
     cgroup: &'a Handle,
     proc: Proc,
     ignored_signals: u64,
+    taken: &'a SharedWord,
     parents: Vec<RawFd>,
 }
 
@@ -64,6 +66,7 @@ pub fn exec(
         setns(found.pidfd.as_fd(), Kind::Pid.flag()).context("join the container's PID namespace")?;
     }
     let (ours, theirs) = pair()?;
+    let taken = SharedWord::new()?;
     let root = if plan.namespaces.is_separate(Kind::Mount) { None } else { Some(proc.root_of(&state.init)?) };
     let inherited = Inherited {
         init: found,
@@ -71,6 +74,7 @@ pub fn exec(
         cgroup: &cgroup,
         proc: Proc::open()?,
         ignored_signals: host.ignored_signals,
+        taken: &taken,
         parents: vec![ours.fd().as_raw_fd()],
     };
     let child = match clone_into(&cgroup, &proc, state)? {
@@ -78,7 +82,7 @@ pub fn exec(
         Clone::Child => run(plan, inherited, theirs),
     };
     drop(theirs);
-    let done = converse(plan, &proc, &ours, &child, wishes);
+    let done = Parent { plan, state, proc: &proc, child: &child, taken: &taken }.converse(&ours, wishes);
     if done.is_err() {
         // Dead already is as good.
         drop(pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL));
@@ -101,54 +105,74 @@ fn clone_into(cgroup: &Handle, proc: &Proc, state: &State) -> Result<Clone> {
     .context("clone the process")
 }
 
-fn converse(plan: &Plan, proc: &Proc, channel: &Channel, child: &Child, wishes: &Wishes) -> Result<Option<OwnedFd>> {
-    let mut master = None;
-    loop {
-        let Some((message, fd)) = channel.receive()? else { bail!("the process has died before its program ran") };
-        match message {
-            Message::Console(name) => {
-                let fd = fd.context("the process sent no terminal")?;
-                match &wishes.console {
-                    Console::Socket(socket) => console::send_master(socket.as_fd(), fd.as_fd(), &name)?,
-                    Console::Keep => master = Some(fd),
-                    Console::None => {}
+/// The parent's side of the conversation.
+struct Parent<'a> {
+    plan: &'a Plan,
+    state: &'a State,
+    proc: &'a Proc,
+    child: &'a Child,
+    taken: &'a SharedWord,
+}
+
+impl Parent<'_> {
+    /// Answers the process until its program runs.
+    fn converse(&self, channel: &Channel, wishes: &Wishes) -> Result<Option<OwnedFd>> {
+        let mut master = None;
+        loop {
+            let Some((message, fd)) = channel.receive()? else { break };
+            match message {
+                Message::Console(name) => {
+                    let fd = fd.context("the process sent no terminal")?;
+                    match &wishes.console {
+                        Console::Socket(socket) => console::send_master(socket.as_fd(), fd.as_fd(), &name)?,
+                        Console::Keep => master = Some(fd),
+                        Console::None => {}
+                    }
                 }
+                Message::Listener(number) => self.hand_over_listener(number, channel)?,
+                Message::Warning(text) => crate::log::warn(&text),
+                Message::Failed(failure) => return Err(failure.into()),
+                Message::Ready => {
+                    limit(self.plan, self.proc, self.child)?;
+                    channel.send(&Message::Go).context("the process has died")?;
+                }
+                other => bail!("the process sent {other:?}"),
             }
-            Message::Warning(text) => crate::log::warn(&text),
-            Message::Failed(failure) => return Err(failure.into()),
-            Message::Ready => break,
-            other => bail!("the process sent {other:?}"),
         }
+        // execve has closed the channel, or death.
+        if self.proc.stat(self.child.pid)?.is_some_and(|stat| stat.has_not_execed()) {
+            bail!("the process has died before its program ran");
+        }
+        if let Some(socket) = &wishes.pidfd_socket {
+            // runc's payload for a process that is not init.
+            crate::sys::socket::send(socket.as_fd(), b"setns", Some(self.child.pidfd.as_fd()))
+                .context("--pidfd-socket")?;
+        }
+        if let Some(path) = &wishes.pid_file {
+            write_pid_file(path, self.child.pid).with_context(|| format!("--pid-file {path:?}"))?;
+        }
+        Ok(master)
     }
-    limit(plan, proc, child)?;
-    channel.send(&Message::Go).context("the process has died")?;
-    match channel.receive()? {
-        // execve has closed the channel.
-        None => {}
-        Some((Message::Failed(failure), _)) => return Err(failure.into()),
-        Some((other, _)) => bail!("the process sent {other:?}"),
+
+    fn hand_over_listener(&self, number: i32, channel: &Channel) -> Result<()> {
+        let Some(listener) = self.plan.seccomp.as_ref().and_then(|s| s.listener.as_ref()) else {
+            bail!("the process announced a seccomp listener that is not in the plan")
+        };
+        let (state, pid) = (self.state, self.child.pid.as_raw());
+        let text = hook_state(&state.id, Status::Running, state.init.pid, &state.bundle, &state.annotations);
+        hand_over(listener, number, pid, &text, self.child.pidfd.as_fd(), channel, self.taken)
     }
-    if proc.stat(child.pid)?.is_some_and(|stat| stat.has_not_execed()) {
-        bail!("the process has died before its program ran");
-    }
-    if let Some(socket) = &wishes.pidfd_socket {
-        // runc's payload for a process that is not init.
-        crate::sys::socket::send(socket.as_fd(), b"setns", Some(child.pidfd.as_fd())).context("--pidfd-socket")?;
-    }
-    if let Some(path) = &wishes.pid_file {
-        write_pid_file(path, child.pid).with_context(|| format!("--pid-file {path:?}"))?;
-    }
-    Ok(master)
 }
 
 fn run(plan: &Plan, inherited: Inherited<'_>, mut channel: Channel) -> ! {
     tail::close_parents(&inherited.parents);
     crate::log::detach();
+    let taken = inherited.taken;
     let tail = match enter(plan, inherited, &mut channel) {
         Ok(tail) => tail,
         Err(e) => tail::fail(&channel, &e),
     };
-    let error = tail::exec(plan, tail, &channel);
+    let error = tail::exec(plan, tail, &channel, taken);
     tail::fail(&channel, &error)
 }
 
@@ -174,7 +198,7 @@ fn enter(plan: &Plan, inherited: Inherited<'_>, channel: &mut Channel) -> Result
         let root = Root::new(tail::open_root()?);
         tail::hand_over_terminal(plan, channel, rootfs::open_console(&root)?)?;
     }
-    let tail = tail::confine(plan, inherited.proc, None, channel)?;
+    let tail = tail::confine(plan, inherited.proc, None, channel, inherited.taken)?;
     channel.send(&Message::Ready)?;
     tail::commit(channel)?;
     Ok(tail)

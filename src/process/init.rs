@@ -22,6 +22,7 @@ use crate::process::tail::{self, Tail};
 use crate::state::{Status, hook_state};
 use crate::sys;
 use crate::sys::clone::{Clone, PARENT, clone3, exit};
+use crate::sys::memory::SharedWord;
 use crate::sys::process::{reset_signals, set_dumpable, set_parent_death_signal};
 
 /// What the parent has opened for init before the clone.
@@ -157,7 +158,7 @@ fn prepare(plan: &Plan, mut inherited: Inherited<'_>, channel: &mut Channel, pro
     }
     namespace::set_names(plan.hostname.as_deref(), plan.domainname.as_deref())?;
     progress.reached(Step::Credentials);
-    let tail = tail::confine(plan, proc, Some(start), channel)?;
+    let tail = tail::confine(plan, proc, Some(start), channel, progress.taken())?;
     progress.reached(Step::WaitForStart);
     channel.send(&Message::Ready)?;
     Ok(tail)
@@ -173,16 +174,21 @@ fn wait_and_exec(plan: &Plan, mut tail: Tail) -> ! {
             Err(_) => exit(1),
         };
         // A `start` that died before it said Go has started nothing: wait for the next one.
-        if connection.expect_go().is_err() {
-            continue;
-        }
+        let Ok(Some((Message::Go, word))) = connection.receive() else { continue };
         drop(start);
-        let error = match start_hooks(plan) {
-            Ok(()) => tail::exec(plan, tail, &connection),
-            Err(e) => e,
-        };
+        let error = start_hooks(plan)
+            .and_then(|()| taken_word(word))
+            .map_or_else(|e| e, |taken| tail::exec(plan, tail, &connection, &taken));
         tail::fail(&connection, &error)
     }
+}
+
+/// Where `start` says that it has the listener of a filter that notifies. Its memory comes with the Go if there is one.
+fn taken_word(memfd: Option<OwnedFd>) -> Result<SharedWord> {
+    Ok(match memfd {
+        Some(memfd) => SharedWord::from_memfd(memfd.as_fd())?,
+        None => SharedWord::new()?,
+    })
 }
 
 fn start_hooks(plan: &Plan) -> Result<()> {

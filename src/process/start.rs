@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Releasing init, and hearing whether its execve worked: runc's FIFO cannot say.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
@@ -11,9 +11,11 @@ use crate::error::ResultExt;
 use crate::kernel::hook;
 use crate::kernel::procfs::{self, Proc};
 use crate::process::channel::{Channel, Message};
+use crate::process::create::hand_over;
 use crate::process::destroy;
 use crate::state::{START_SOCKET, State, StateDir, Status, hook_state};
 use crate::sys::call;
+use crate::sys::memory::SharedWord;
 
 /// Starts the container's program and runs the poststart hooks. Returns when the program runs.
 pub fn start(dir: &StateDir, state: &State, proc: &Proc) -> Result<()> {
@@ -47,11 +49,21 @@ fn release(dir: &StateDir, state: &State, proc: &Proc) -> Result<()> {
         .hint_if(Errno::ECONNREFUSED, "init does not listen any more: it has died or has been started")
         .context("start socket")?;
     let channel = Channel::from(socket);
-    channel.send(&Message::Go).context("init has died")?;
-    match channel.receive()? {
-        Some((Message::Failed(failure), _)) => Err(failure.into()),
-        Some((other, _)) => bail!("init answered {other:?}"),
-        None => died_before_execve(state, proc),
+    // Init may load a filter whose listener is to be handed on, and cannot say so afterwards.
+    let taken = state.listener.as_ref().map(|_| SharedWord::new_memfd()).transpose()?;
+    channel.send_with(&Message::Go, taken.as_ref().map(|(_, memfd)| memfd.as_fd())).context("init has died")?;
+    loop {
+        match (channel.receive()?, &state.listener, &taken) {
+            (Some((Message::Listener(number), _)), Some(listener), Some((word, _))) => {
+                let found = proc.find(&state.init)?.context("init has died")?;
+                let pid = state.init.pid;
+                let text = hook_state(&state.id, Status::Created, pid, &state.bundle, &state.annotations);
+                hand_over(listener, number, pid, &text, found.pidfd.as_fd(), &channel, word)?;
+            }
+            (Some((Message::Failed(failure), _)), ..) => return Err(failure.into()),
+            (Some((other, _)), ..) => bail!("init answered {other:?}"),
+            (None, ..) => return died_before_execve(state, proc),
+        }
     }
 }
 

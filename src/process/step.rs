@@ -37,22 +37,30 @@ const STEPS: [(Step, &str); 10] = [
 ];
 
 /// The shared word.
-pub struct Progress(SharedWord);
+pub struct Progress {
+    step: SharedWord,
+    taken: SharedWord,
+}
 
 impl Progress {
     /// Made before the clone.
     pub fn new() -> Result<Self> {
-        Ok(Self(SharedWord::new()?))
+        Ok(Self { step: SharedWord::new()?, taken: SharedWord::new()? })
     }
 
     /// Called by init.
     pub fn reached(&self, step: Step) {
-        self.0.get().store(step as u32, Ordering::Relaxed);
+        self.step.get().store(step as u32, Ordering::Relaxed);
+    }
+
+    /// Set by the parent once it has the listener of a seccomp filter that notifies.
+    pub fn taken(&self) -> &SharedWord {
+        &self.taken
     }
 
     /// Called by the parent: what init was doing last.
     pub fn describe(&self) -> &'static str {
-        let now = self.0.get().load(Ordering::Relaxed);
+        let now = self.step.get().load(Ordering::Relaxed);
         STEPS.iter().find(|(step, _)| *step as u32 == now).map_or("an unknown step", |(_, words)| words)
     }
 }

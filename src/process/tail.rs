@@ -19,8 +19,10 @@ use crate::kernel::procfs::Proc;
 use crate::kernel::{capability, executable, lsm, scheduling, seccomp};
 use crate::plan::Plan;
 use crate::process::channel::{Channel, Failure, Message};
+use crate::seccomp::Compiled;
 use crate::sys::clone::exit;
 use crate::sys::fd::{Resolve, close_range, duplicate_onto, openat2, set_close_on_exec, stdio};
+use crate::sys::memory::SharedWord;
 use crate::sys::process::{execve, join_session_keyring, set_no_new_privileges, set_parent_death_signal};
 use crate::sys::{self, call};
 
@@ -65,7 +67,15 @@ pub fn open_root() -> Result<OwnedFd> {
 
 /// Labels, limits of privilege, user, capabilities and working directory, in the order that the kernel forces. The caller
 /// is in the container's namespaces and root.
-pub fn confine(plan: &Plan, proc: Proc, start: Option<OwnedFd>, channel: &mut Channel) -> Result<Tail> {
+///
+/// `taken`: where the runtime says that it has the listener of a filter that notifies.
+pub fn confine(
+    plan: &Plan,
+    proc: Proc,
+    start: Option<OwnedFd>,
+    channel: &mut Channel,
+    taken: &SharedWord,
+) -> Result<Tail> {
     let process = &plan.process;
     let env = environment(plan)?;
     umask(Mode::from_bits_truncate(process.umask));
@@ -82,7 +92,7 @@ pub fn confine(plan: &Plan, proc: Proc, start: Option<OwnedFd>, channel: &mut Ch
     let start = keep_only(start, channel, plan.preserve_fds)?;
     if let Some(filter) = filter_early {
         // Without no_new_privs loading is privileged, so it comes before the capabilities go.
-        seccomp::load(filter)?;
+        load_filter(filter, channel, taken)?;
     }
     capability::become_user(process)?;
     // The change of user has cleared it.
@@ -105,8 +115,8 @@ pub fn commit(channel: &Channel) -> Result<()> {
 
 /// The late filter, and execve. The channel is the only descriptor beside stdio and the preserved ones, and execve
 /// closes it: its end of file says that the program runs. Returns only on failure.
-pub fn exec(plan: &Plan, tail: Tail, channel: &Channel) -> anyhow::Error {
-    match last_steps(plan, channel) {
+pub fn exec(plan: &Plan, tail: Tail, channel: &Channel, taken: &SharedWord) -> anyhow::Error {
+    match last_steps(plan, channel, taken) {
         Err(e) => e,
         Ok(()) => {
             let error = execve(&tail.program, &tail.args, &tail.env);
@@ -133,7 +143,7 @@ pub fn exec(plan: &Plan, tail: Tail, channel: &Channel) -> anyhow::Error {
     }
 }
 
-fn last_steps(plan: &Plan, channel: &Channel) -> Result<()> {
+fn last_steps(plan: &Plan, channel: &Channel, taken: &SharedWord) -> Result<()> {
     let first = 3 + plan.preserve_fds;
     for fd in 3..first {
         set_close_on_exec(fd.cast_signed(), false).with_context(|| format!("--preserve-fds: descriptor {fd}"))?;
@@ -147,9 +157,18 @@ fn last_steps(plan: &Plan, channel: &Channel) -> Result<()> {
         other => other?,
     }
     if let Some(filter) = plan.seccomp.as_ref().filter(|_| plan.process.no_new_privileges) {
-        seccomp::load(filter)?;
+        load_filter(filter, channel, taken)?;
     }
     Ok(())
+}
+
+fn load_filter(filter: &Compiled, channel: &Channel, taken: &SharedWord) -> Result<()> {
+    if !filter.notifies {
+        return seccomp::load(filter);
+    }
+    channel.send(&Message::Listener(seccomp::next_descriptor()?))?;
+    channel.expect_go()?;
+    seccomp::load_and_wait(filter, taken)
 }
 
 /// Closes every descriptor but stdio, the preserved ones and those that are needed still, and moves these to the lowest

@@ -21,7 +21,7 @@ mod table;
 use std::path::PathBuf;
 
 use oci_spec::runtime::LinuxSeccomp;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::plan::problem::Problems;
 use arch::Arch;
@@ -73,7 +73,7 @@ impl FilterFlag {
 }
 
 /// Who answers for the calls with SCMP_ACT_NOTIFY.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listener {
     /// A Unix socket.
     pub path: PathBuf,

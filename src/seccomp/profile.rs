@@ -43,17 +43,11 @@ impl Profile {
     pub fn from_oci(section: &LinuxSeccomp, native: Arch, problems: &mut Problems) -> Profile {
         let errno = section.default_errno_ret();
         let default = action(section.default_action(), errno, "linux.seccomp", "defaultErrnoRet", problems);
-        if default == Action::Notify {
-            problems.error_hint(
-                "linux.seccomp.defaultAction",
-                "SCMP_ACT_NOTIFY cannot be the default action: the runtime could not hand over the listener",
-                "name the system calls to be notified of in `syscalls`",
-            );
-        }
         let entries = section.syscalls().as_deref().unwrap_or_default();
         let rules = entries.iter().enumerate().map(|(i, entry)| rule(i, entry, default, problems)).collect();
-        let listener = listener(section, entries, problems);
-        let notifies = entries.iter().any(|entry| entry.action() == LinuxSeccompAction::ScmpActNotify);
+        let notifies = default == Action::Notify
+            || entries.iter().any(|entry| entry.action() == LinuxSeccompAction::ScmpActNotify);
+        let listener = listener(section, entries, notifies, problems);
         Profile {
             default,
             arches: arches(section, native, problems),
@@ -96,13 +90,6 @@ fn rule(i: usize, entry: &LinuxSyscall, default: Action, problems: &mut Problems
     }
     if entry.names().is_empty() {
         problems.error(path(".names"), "must name at least one system call");
-    }
-    let notify = entry.action() == LinuxSeccompAction::ScmpActNotify;
-    if notify && let Some(n) = entry.names().iter().position(|name| name == "write") {
-        problems.error(
-            path(&format!(".names[{n}]")),
-            "SCMP_ACT_NOTIFY cannot apply to write: the runtime needs it to hand over the listener",
-        );
     }
 
     let mut conditions: Vec<Condition> = Vec::new();
@@ -198,14 +185,19 @@ fn flags(section: &LinuxSeccomp, notifies: bool, problems: &mut Problems) -> Vec
     flags
 }
 
-fn listener(section: &LinuxSeccomp, entries: &[LinuxSyscall], problems: &mut Problems) -> Option<Listener> {
-    let notify = entries.iter().position(|entry| entry.action() == LinuxSeccompAction::ScmpActNotify);
+fn listener(
+    section: &LinuxSeccomp,
+    entries: &[LinuxSyscall],
+    notifies: bool,
+    problems: &mut Problems,
+) -> Option<Listener> {
     let metadata = section.listener_metadata().clone();
     // An empty path is how generators written in Go say "none".
     let Some(path) = section.listener_path().clone().filter(|path| !path.as_os_str().is_empty()) else {
-        if let Some(i) = notify {
+        if notifies {
+            let entry = entries.iter().position(|entry| entry.action() == LinuxSeccompAction::ScmpActNotify);
             problems.error_hint(
-                format!("linux.seccomp.syscalls[{i}].action"),
+                entry.map_or("linux.seccomp.defaultAction".into(), |i| format!("linux.seccomp.syscalls[{i}].action")),
                 "SCMP_ACT_NOTIFY needs linux.seccomp.listenerPath",
                 "without a listener the kernel fails each of these calls with ENOSYS",
             );
@@ -216,7 +208,7 @@ fn listener(section: &LinuxSeccomp, entries: &[LinuxSyscall], problems: &mut Pro
         return None;
     };
     let fine = problems.no_nul("linux.seccomp.listenerPath", &path.to_string_lossy());
-    if notify.is_none() {
+    if !notifies {
         problems.warn("linux.seccomp.listenerPath", "is not used: no system call is SCMP_ACT_NOTIFY");
     }
     fine.then_some(Listener { path, metadata })

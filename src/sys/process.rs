@@ -309,3 +309,11 @@ pub fn die_with_parent(command: &mut std::process::Command) {
     // SAFETY: the closure allocates nothing and takes no lock.
     unsafe { command.pre_exec(set) };
 }
+
+/// `pidfd_getfd(2)`: a copy of descriptor number `fd` of another process. EBADF: it has no such descriptor. Needs the
+/// right to ptrace it, which CAP_SYS_PTRACE gives over a process that is not dumpable, too.
+pub fn pidfd_getfd(pidfd: BorrowedFd<'_>, fd: std::os::fd::RawFd) -> Result<OwnedFd> {
+    // SAFETY: no pointers.
+    let value = check(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) });
+    call!("pidfd_getfd({}, {fd})", pidfd.as_raw_fd() => value).map(owned)
+}
