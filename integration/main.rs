@@ -28,6 +28,7 @@ mod notify;
 mod paths;
 mod process;
 mod robustness;
+mod rootless;
 mod seccomp;
 mod security;
 mod specs;

@@ -152,6 +152,14 @@ impl Root {
         self.open()?.with_context(|| format!("--root {:?} cannot be made", self.path))
     }
 
+    /// Waits for the lock on the root itself, which must exist: for what concerns several containers.
+    pub fn lock(&self) -> Result<Lock> {
+        let directory = self.open()?.with_context(|| format!("--root {:?} does not exist", self.path))?;
+        Flock::lock(directory, FlockArg::LockExclusive)
+            .map(Lock)
+            .map_err(|(_, errno)| crate::sys::Error { call: format!("flock({:?})", self.path), errno }.into())
+    }
+
     /// Reserves `id`: exactly one of several callers gets the directory.
     pub fn create(&self, id: &str) -> Result<StateDir> {
         check_id(id)?;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `orlop create`.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result, anyhow};
 
 use crate::cli::{Create, Receivers};
@@ -8,9 +10,10 @@ use crate::command::{bundle, make_plan, require_root};
 use crate::error::ResultExt;
 use crate::host::Host;
 use crate::kernel::console;
+use crate::lease;
 use crate::plan::{Plan, Request};
 use crate::process::create::{Console, Created, Wishes};
-use crate::spec;
+use crate::spec::{self, Config};
 use crate::state::{Root, check_id};
 
 /// Creates a container and leaves it in the state `created`.
@@ -24,24 +27,57 @@ pub fn make(root: &Root, args: &Create, detached: bool) -> Result<Created> {
     check_id(id)?;
     let made = || -> Result<Created> {
         let bundle = bundle(args.bundle.as_deref())?;
-        let config = spec::load(&bundle)?;
         let host = Host::detect()?;
         require_root(&host)?;
-        check_preserved(args.preserve_fds)?;
-        let request = Request {
-            id: id.into(),
-            bundle,
-            no_pivot: args.no_pivot,
-            no_new_keyring: args.no_new_keyring,
-            preserve_fds: args.preserve_fds,
-            ..Request::default()
-        };
-        let plan = make_plan(&config, &host, &request)?;
-        let wishes = wishes(&plan, &args.receivers, detached)?;
+        if let Some(size) = args.userns {
+            return with_lease(root, args, detached, bundle, &host, size);
+        }
+        let config = spec::load(&bundle)?;
+        let (plan, wishes) = prepare(args, bundle, &config, &host, detached)?;
         let dir = root.create(id)?;
         crate::process::create::create(&plan, &host, &config.bytes, dir, wishes)
     };
     made().with_context(|| format!("create {id}"))
+}
+
+/// Everything that is checked before anything is made.
+fn prepare(args: &Create, bundle: PathBuf, config: &Config, host: &Host, detached: bool) -> Result<(Plan, Wishes)> {
+    check_preserved(args.preserve_fds)?;
+    let request = Request {
+        id: args.id.id.clone(),
+        bundle,
+        no_pivot: args.no_pivot,
+        no_new_keyring: args.no_new_keyring,
+        preserve_fds: args.preserve_fds,
+        idmap_all: args.userns.is_some(),
+        ..Request::default()
+    };
+    let plan = make_plan(config, host, &request)?;
+    let wishes = wishes(&plan, &args.receivers, detached)?;
+    Ok((plan, wishes))
+}
+
+/// `--userns=auto`: the mapping is a part of the plan, and a lease is a part of the container, so that the container's
+/// directory comes first. The config that is planned, and kept for `exec`, is the one with the lease.
+fn with_lease(root: &Root, args: &Create, detached: bool, bundle: PathBuf, host: &Host, size: u32) -> Result<Created> {
+    let config = spec::load(&bundle)?;
+    lease::check(&config.spec).context("--userns=auto")?;
+    if host.euid != 0 {
+        return Err(anyhow!("--userns=auto needs root"))
+            .hint("the kernel lets only the host's root idmap a root filesystem; map ids in the config instead");
+    }
+    let dir = root.create(&args.id.id)?;
+    let prepared = || -> Result<(Config, Plan, Wishes)> {
+        let lease = lease::take(root, &dir, size).context("--userns=auto")?;
+        let config = spec::parse(lease::add_to(&config.bytes, &lease)?)?;
+        let (plan, wishes) = prepare(args, bundle, &config, host, detached)?;
+        Ok((config, plan, wishes))
+    };
+    let (config, plan, wishes) = prepared().inspect_err(|_| {
+        // The directory and the lease are all there is; the error that is reported is the one that matters.
+        drop(dir.remove());
+    })?;
+    crate::process::create::create(&plan, host, &config.bytes, dir, wishes)
 }
 
 /// Receivers are connected before anything is made: one that is not there is an early error. `detached`: nobody stays to

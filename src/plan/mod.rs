@@ -9,6 +9,7 @@ pub mod devices;
 pub mod filesystem;
 pub mod hooks;
 pub mod idmap;
+pub mod lease;
 pub mod mount_options;
 pub mod mounts;
 pub mod namespaces;
