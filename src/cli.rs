@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::command;
@@ -337,17 +337,19 @@ fn run(arguments: &[OsString]) -> Result<u8> {
             Err(anyhow::anyhow!("--systemd-cgroup: the systemd cgroup driver is not carried out yet"));
         return refused.hint("without the flag orlop manages cgroups itself (the cgroupfs driver)");
     }
-    if global.rootless == Rootless::True {
-        bail!("--rootless true: ignoring cgroup permission errors is not carried out yet");
-    }
+    let tolerate_cgroups = match global.rootless {
+        Rootless::True => Some(true),
+        Rootless::False => Some(false),
+        Rootless::Auto => None,
+    };
     let root = command::state_root(global.root.as_deref())?;
     match command {
-        Command::Create(args) => command::create::create(&root, &args),
+        Command::Create(args) => command::create::create(&root, &args, tolerate_cgroups),
         Command::Start(args) => command::start::start(&root, &args.id),
         Command::State(args) => command::state::state(&root, &args.id),
         Command::Kill(args) => command::kill::kill(&root, &args),
         Command::Delete(args) => command::delete::delete(&root, &args),
-        Command::Run(args) => command::run::run(&root, &args),
+        Command::Run(args) => command::run::run(&root, &args, tolerate_cgroups),
         Command::Exec(args) => command::exec::exec(&root, &args),
         Command::List(args) => command::list::list(&root, global.root.is_some(), &args),
         Command::Ps(args) => command::ps::ps(&root, &args),

@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `orlop create`.
 
-use std::path::PathBuf;
-
 use anyhow::{Context, Result, anyhow};
 
 use crate::cli::{Create, Receivers};
-use crate::command::{bundle, make_plan, require_root};
+use crate::command::{bundle, make_plan};
 use crate::error::ResultExt;
 use crate::host::Host;
 use crate::kernel::console;
@@ -17,23 +15,31 @@ use crate::spec::{self, Config};
 use crate::state::{Root, check_id};
 
 /// Creates a container and leaves it in the state `created`.
-pub fn create(root: &Root, args: &Create) -> Result<u8> {
-    make(root, args, true).map(|_| 0)
+pub fn create(root: &Root, args: &Create, tolerate_cgroups: Option<bool>) -> Result<u8> {
+    make(root, args, true, tolerate_cgroups).map(|_| 0)
 }
 
-/// Creates a container; `detached`: nobody stays to relay its terminal.
-pub fn make(root: &Root, args: &Create, detached: bool) -> Result<Created> {
+/// Creates a container; `detached`: nobody stays to relay its terminal. `tolerate_cgroups`: see [`Request`].
+pub fn make(root: &Root, args: &Create, detached: bool, tolerate_cgroups: Option<bool>) -> Result<Created> {
     let id = args.id.id.as_str();
     check_id(id)?;
     let made = || -> Result<Created> {
         let bundle = bundle(args.bundle.as_deref())?;
         let host = Host::detect()?;
-        require_root(&host)?;
+        let request = Request {
+            id: id.into(),
+            bundle,
+            no_pivot: args.no_pivot,
+            no_new_keyring: args.no_new_keyring,
+            preserve_fds: args.preserve_fds,
+            idmap_all: args.userns.is_some(),
+            tolerate_cgroups,
+        };
         if let Some(size) = args.userns {
-            return with_lease(root, args, detached, bundle, &host, size);
+            return with_lease(root, args, detached, &request, &host, size);
         }
-        let config = spec::load(&bundle)?;
-        let (plan, wishes) = prepare(args, bundle, &config, &host, detached)?;
+        let config = spec::load(&request.bundle)?;
+        let (plan, wishes) = prepare(args, &request, &config, &host, detached)?;
         let dir = root.create(id)?;
         crate::process::create::create(&plan, &host, &config.bytes, dir, wishes)
     };
@@ -41,26 +47,24 @@ pub fn make(root: &Root, args: &Create, detached: bool) -> Result<Created> {
 }
 
 /// Everything that is checked before anything is made.
-fn prepare(args: &Create, bundle: PathBuf, config: &Config, host: &Host, detached: bool) -> Result<(Plan, Wishes)> {
+fn prepare(args: &Create, request: &Request, config: &Config, host: &Host, detached: bool) -> Result<(Plan, Wishes)> {
     check_preserved(args.preserve_fds)?;
-    let request = Request {
-        id: args.id.id.clone(),
-        bundle,
-        no_pivot: args.no_pivot,
-        no_new_keyring: args.no_new_keyring,
-        preserve_fds: args.preserve_fds,
-        idmap_all: args.userns.is_some(),
-        ..Request::default()
-    };
-    let plan = make_plan(config, host, &request)?;
+    let plan = make_plan(config, host, request)?;
     let wishes = wishes(&plan, &args.receivers, detached)?;
     Ok((plan, wishes))
 }
 
 /// `--userns=auto`: the mapping is a part of the plan, and a lease is a part of the container, so that the container's
 /// directory comes first. The config that is planned, and kept for `exec`, is the one with the lease.
-fn with_lease(root: &Root, args: &Create, detached: bool, bundle: PathBuf, host: &Host, size: u32) -> Result<Created> {
-    let config = spec::load(&bundle)?;
+fn with_lease(
+    root: &Root,
+    args: &Create,
+    detached: bool,
+    request: &Request,
+    host: &Host,
+    size: u32,
+) -> Result<Created> {
+    let config = spec::load(&request.bundle)?;
     lease::check(&config.spec).context("--userns=auto")?;
     if host.euid != 0 {
         return Err(anyhow!("--userns=auto needs root"))
@@ -70,7 +74,7 @@ fn with_lease(root: &Root, args: &Create, detached: bool, bundle: PathBuf, host:
     let prepared = || -> Result<(Config, Plan, Wishes)> {
         let lease = lease::take(root, &dir, size).context("--userns=auto")?;
         let config = spec::parse(lease::add_to(&config.bytes, &lease)?)?;
-        let (plan, wishes) = prepare(args, bundle, &config, host, detached)?;
+        let (plan, wishes) = prepare(args, request, &config, host, detached)?;
         Ok((config, plan, wishes))
     };
     let (config, plan, wishes) = prepared().inspect_err(|_| {

@@ -4,6 +4,7 @@
 
 use std::io::{PipeReader, PipeWriter, Read, pipe};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow};
 use nix::errno::Errno;
@@ -11,28 +12,69 @@ use nix::sys::statfs::{FsType, fstatfs};
 use nix::unistd::Pid;
 
 use crate::error::{ResultExt, errno_of};
+use crate::host::Host;
 use crate::kernel::path;
 use crate::kernel::procfs::Proc;
-use crate::plan::idmap::{IdMap, MountMap, render};
+use crate::kernel::subid::{self, Side};
+use crate::plan::idmap::{IdMap, MountMap, Range, render};
 use crate::plan::namespaces::Kind;
+use crate::plan::rootless::is_own;
 use crate::sys::clone::{Child, Clone, clone3, exit};
 use crate::sys::mount::{self, Attr, failed};
 use crate::sys::process::{pidfd_send_signal, set_parent_death_signal, setgid, setgroups, setuid, wait};
 
-/// Writes gid_map and uid_map of `pid`. `setgroups` stays allowed: the writer has CAP_SETGID on the host.
-pub fn write(proc: &Proc, pid: Pid, map: &IdMap) -> Result<()> {
-    for (file, name, ranges) in [("gid_map", "gidMappings", &map.gid), ("uid_map", "uidMappings", &map.uid)] {
-        proc.write(&format!("{pid}/{file}"), &render(ranges))
-            .hint_if(Errno::EPERM, "the caller needs CAP_SETUID and CAP_SETGID over every host id of the map")
-            .with_context(|| format!("linux.{name}"))?;
+/// Who writes the maps.
+#[derive(Debug, Default)]
+pub struct Writers {
+    /// newuidmap and newgidmap, where they are needed.
+    uid: Option<PathBuf>,
+    gid: Option<PathBuf>,
+    /// An ordinary user may write the map of his own gid only once setgroups(2) is denied: a group that takes rights
+    /// away could be dropped otherwise (CVE-2014-8989).
+    deny_setgroups: bool,
+}
+
+impl Writers {
+    /// Decides, and finds the faults that can be found before there is a process.
+    pub fn new(map: &IdMap, host: &Host) -> Result<Self> {
+        if host.euid == 0 {
+            return Ok(Self::default());
+        }
+        let of = |side: Side, ranges: &[Range], own: u32| {
+            if is_own(ranges, own) { Ok(None) } else { side.check(ranges, host.euid, own).map(Some) }
+        };
+        let (uid, gid) = (of(subid::UID, &map.uid, host.euid)?, of(subid::GID, &map.gid, host.egid)?);
+        Ok(Self { uid, deny_setgroups: gid.is_none(), gid })
     }
-    Ok(())
+
+    /// Writes gid_map and uid_map of `pid`.
+    pub fn write(&self, proc: &Proc, pid: Pid, map: &IdMap) -> Result<()> {
+        if self.deny_setgroups {
+            proc.write(&format!("{pid}/setgroups"), "deny").context(subid::GID.field)?;
+        }
+        for (side, program, ranges, file) in
+            [(subid::GID, &self.gid, &map.gid, "gid_map"), (subid::UID, &self.uid, &map.uid, "uid_map")]
+        {
+            match program {
+                Some(program) => side.write(program, pid, ranges)?,
+                None => proc
+                    .write(&format!("{pid}/{file}"), &render(ranges))
+                    .hint_if(Errno::EPERM, "the caller needs CAP_SETUID and CAP_SETGID over every host id of the map")
+                    .context(side.field)?,
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Takes id 0 of the user namespace, so that what init makes belongs to the container's root and not to nobody.
 pub fn become_root() -> Result<()> {
-    setgroups(&[])
-        .and_then(|()| setgid(0))
+    match setgroups(&[]) {
+        // Denied in a user namespace that an ordinary user has made: his groups are kept, as nobody may drop them.
+        Err(e) if e.errno == Errno::EPERM => {}
+        set => set?,
+    }
+    setgid(0)
         .and_then(|()| setuid(0))
         .hint_if(Errno::EINVAL, "linux.uidMappings and linux.gidMappings must map id 0 of the container")
         .context("become root of the user namespace")
@@ -99,7 +141,9 @@ fn new_namespace(proc: &Proc, map: &IdMap) -> Result<OwnedFd> {
         Clone::Child => hold(ours, theirs),
         Clone::Parent(child) => {
             drop(theirs);
-            let made = write(proc, child.pid, map).and_then(|()| proc.open_namespace(child.pid, Kind::User));
+            let made = Writers::default()
+                .write(proc, child.pid, map)
+                .and_then(|()| proc.open_namespace(child.pid, Kind::User));
             end(&child);
             made
         }

@@ -101,7 +101,8 @@ fn clone_source(
 ) -> Result<Source> {
     let fd = mount::clone_tree(nix::fcntl::AT_FDCWD, &host_path(source)?, recursive)
         .hint_if(Errno::ENOENT, "the source of a bind mount must exist; a relative one is relative to the bundle")
-        .hint_if(Errno::EINVAL, "the source is on an unbindable mount, or in another mount namespace")?;
+        .hint_if(Errno::EINVAL, "the source is on an unbindable mount, or in another mount namespace; or the caller is not root, who can bind a \
+             directory with mounts below it only by rbind")?;
     let stat = path::stat(fd.as_fd())?;
     if mount.destination.as_str() == "/proc" {
         let kind = fstatfs(&fd).map_err(failed("fstatfs"))?.filesystem_type();
@@ -254,14 +255,14 @@ fn new_mount(mount: &Mount, fs: &Filesystem) -> Result<OwnedFd> {
             "a new sysfs needs a new network namespace owned by the same user namespace; bind-mount /sys or add \
              \"network\"",
         ),
-        Kind::Proc | Kind::Sysfs if fs.user_namespace => made.hint_if(
+        Kind::Proc | Kind::Sysfs => made.hint_if(
             Errno::EPERM,
             "in a user namespace a new one needs the caller's own to be fully visible: nothing mounted over parts of it \
              (user_namespaces(7)), and a process in the new pid or network namespace",
         ),
-        Kind::Devpts if fs.user_namespace => made.hint_if(
+        Kind::Devpts => made.hint_if(
             Errno::EINVAL,
-            "gid= and uid= must be mapped in the container's user namespace; gid=5 needs 6 or more mapped ids",
+            "in a user namespace gid= and uid= must be mapped; gid=5 needs 6 or more mapped ids",
         ),
         _ => made,
     }?;

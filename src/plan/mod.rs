@@ -15,6 +15,7 @@ pub mod mounts;
 pub mod namespaces;
 pub mod problem;
 pub mod process;
+pub mod rootless;
 pub mod scheduling;
 pub mod sysctl;
 
@@ -74,6 +75,12 @@ pub struct Plan {
     pub no_pivot: bool,
     pub new_keyring: bool,
     pub preserve_fds: u32,
+    /// The caller is not root: what only root can do to a process is done by the process itself, or not at all.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub ordinary_user: bool,
+    /// Only the child can clone the host's mounts, in the copy of them that its mount namespace begins with.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub mounts_inside: bool,
 }
 
 impl Plan {
@@ -92,12 +99,15 @@ impl Plan {
         refuse_what_is_not_carried_out(linux, &mut problems);
         let namespaces = Namespaces::from_spec(linux, &mut problems);
         let idmap = idmap::from_spec(linux, &namespaces, &mut problems);
-        let available = if namespaces.is_separate(Kind::User) {
-            Set(u64::MAX) // the first process of a user namespace has every capability in it
+        let available = if namespaces.is_separate(Kind::User) || host.euid != 0 {
+            // The first process of a user namespace has every capability in it; an ordinary user needs one, and is told so.
+            Set(u64::MAX)
         } else {
             Set(host.permitted & host.bounding)
         };
         let process = process::from_spec(spec, idmap.as_ref(), available, &mut problems);
+        let groups = process.as_ref().is_some_and(|process| !process.additional_gids.is_empty());
+        rootless::check(linux, &namespaces, idmap.as_ref(), groups, host, &mut problems);
         let facts = filesystem::Facts {
             new_mount_ns: namespaces.is_new(Kind::Mount),
             new_user_ns: namespaces.is_new(Kind::User),
@@ -118,13 +128,15 @@ impl Plan {
             hostname: name("hostname", &spec.hostname, &namespaces, &mut problems),
             domainname: name("domainname", &spec.domainname, &namespaces, &mut problems),
             sysctl: sysctl::from_spec(linux, &namespaces, &mut problems),
-            cgroup: Cgroup::from_spec(linux, &request.id, host, &mut problems),
+            cgroup: cgroup(linux, host, request, &mut problems),
             seccomp: seccomp_section(linux, &mut problems),
             hooks: hooks::from_spec(spec, &mut problems),
             annotations: spec.annotations.clone().unwrap_or_default().into_iter().collect(),
             no_pivot: request.no_pivot,
             new_keyring: !request.no_new_keyring,
             preserve_fds: request.preserve_fds,
+            ordinary_user: host.euid != 0,
+            mounts_inside: namespaces.is_new(Kind::Mount) && !host.may_clone_mounts,
             namespaces,
             idmap,
             process: match process {
@@ -138,6 +150,12 @@ impl Plan {
         let plan = problems.errors.is_empty().then_some(plan);
         (plan, problems)
     }
+}
+
+/// The cgroup; `--rootless` says whether it is done without where the caller may not make it.
+fn cgroup(linux: &Linux, host: &Host, request: &Request, problems: &mut Problems) -> Cgroup {
+    let planned = Cgroup::from_spec(linux, &request.id, host, problems);
+    Cgroup { optional: request.tolerate_cgroups.unwrap_or(planned.optional), ..planned }
 }
 
 /// `ociVersion`: SemVer of a 1.x specification.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The child, from its clone to its execve. It is a fork of the runtime: the plan and every descriptor are simply there.
-//! It opens no path of the host.
+//! It opens no path of the host, but for a caller who is not root.
 
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 
@@ -30,7 +30,8 @@ pub struct Inherited<'a> {
     pub cgroup: &'a Handle,
     pub proc: Proc,
     pub joined: Vec<Joined>,
-    pub rootfs: Prepared,
+    /// None if the parent could not: see [`Plan::mounts_inside`].
+    pub rootfs: Option<Prepared>,
     pub cgroup_mounts: CgroupMounts,
     /// As in [`crate::host::Host`].
     pub ignored_signals: u64,
@@ -56,8 +57,12 @@ pub fn stage(plan: &Plan, inherited: Inherited<'_>, channel: Channel, progress: 
 }
 
 fn stage_and_clone(plan: &Plan, inherited: &Inherited<'_>) -> Result<Clone> {
-    first_steps()?;
+    first_steps(plan, &inherited.proc)?;
     inherited.cgroup.join_self()?;
+    if plan.ordinary_user {
+        // What he may join belongs to the user namespace that is joined with it.
+        namespace::join_one(&inherited.joined, Kind::User)?;
+    }
     namespace::join_others(&inherited.joined)?;
     if !plan.namespaces.time_offsets.is_empty() {
         namespace::unshare_time(&plan.namespaces, &inherited.proc)?;
@@ -65,7 +70,9 @@ fn stage_and_clone(plan: &Plan, inherited: &Inherited<'_>) -> Result<Clone> {
     // The PID namespace before the user namespace: its owner may be the host's. Both take CAP_SYS_ADMIN over the target,
     // which the host's root has over every descendant.
     namespace::join_one(&inherited.joined, Kind::Pid)?;
-    namespace::join_one(&inherited.joined, Kind::User)?;
+    if !plan.ordinary_user {
+        namespace::join_one(&inherited.joined, Kind::User)?;
+    }
     let mut flags = plan.namespaces.clone_flags();
     if !plan.namespaces.time_offsets.is_empty() {
         flags &= !sys::clone::NEWTIME; // the namespace exists, and the child enters it
@@ -75,8 +82,13 @@ fn stage_and_clone(plan: &Plan, inherited: &Inherited<'_>) -> Result<Clone> {
 
 /// Not dumpable before anything else: in a shared PID namespace processes of the container could otherwise trace this one
 /// and take its descriptors (CVE-2016-9962). The death of the runtime kills a half-made container.
-fn first_steps() -> Result<()> {
-    set_dumpable(false)?;
+///
+/// An ordinary user can write the maps of his child only as long as it is dumpable. It has joined nothing by then.
+fn first_steps(plan: &Plan, proc: &Proc) -> Result<()> {
+    tail::set_own_oom_score(plan, proc)?;
+    if !(plan.ordinary_user && plan.idmap.is_some()) {
+        set_dumpable(false)?;
+    }
     set_parent_death_signal(libc::SIGKILL)?;
     Ok(())
 }
@@ -104,16 +116,22 @@ fn init(plan: &Plan, inherited: Inherited<'_>, mut channel: Channel, progress: &
 /// Everything up to the point where only `start` is missing.
 fn prepare(plan: &Plan, mut inherited: Inherited<'_>, channel: &mut Channel, progress: &Progress) -> Result<Tail> {
     crate::log::detach();
-    first_steps()?;
+    first_steps(plan, &inherited.proc)?;
     if plan.shape == Shape::Direct {
         inherited.cgroup.join_self()?;
     }
     reset_signals(inherited.ignored_signals);
     channel.send(&Message::NeedIdMap)?;
     channel.expect_go()?;
+    if plan.ordinary_user {
+        set_dumpable(false)?;
+    }
 
     progress.reached(Step::Namespaces);
-    if plan.shape == Shape::Direct {
+    if plan.shape == Shape::Direct && plan.ordinary_user {
+        namespace::join_one(&inherited.joined, Kind::User)?;
+        namespace::join_others(&inherited.joined)?;
+    } else if plan.shape == Shape::Direct {
         namespace::join_others(&inherited.joined)?;
         namespace::join_one(&inherited.joined, Kind::User)?;
     }
@@ -135,7 +153,11 @@ fn prepare(plan: &Plan, mut inherited: Inherited<'_>, channel: &mut Channel, pro
     }
 
     progress.reached(Step::RootFilesystem);
-    if let Some(terminal) = rootfs::build(&plan.filesystem, &mut inherited.rootfs, &inherited.cgroup_mounts)? {
+    let mut rootfs = match inherited.rootfs.take() {
+        Some(prepared) => prepared,
+        None => prepare_inside(plan, &inherited.cgroup_mounts)?,
+    };
+    if let Some(terminal) = rootfs::build(&plan.filesystem, &mut rootfs, &inherited.cgroup_mounts)? {
         progress.reached(Step::Console);
         tail::hand_over_terminal(plan, channel, terminal)?;
     }
@@ -148,10 +170,10 @@ fn prepare(plan: &Plan, mut inherited: Inherited<'_>, channel: &mut Channel, pro
     hook::run_all("createContainer", &plan.hooks.create_container, &state(Status::Creating), None)?;
 
     progress.reached(Step::PivotRoot);
-    rootfs::enter(&plan.filesystem, &inherited.rootfs)?;
+    rootfs::enter(&plan.filesystem, &rootfs)?;
 
     progress.reached(Step::Finish);
-    let Inherited { proc, rootfs, start, .. } = inherited;
+    let Inherited { proc, start, .. } = inherited;
     rootfs::finish(&plan.filesystem, rootfs)?;
     for sysctl in &plan.sysctl {
         proc.write_sysctl(&sysctl.path, &sysctl.value).with_context(|| format!("linux.sysctl.{}", sysctl.key))?;
@@ -162,6 +184,14 @@ fn prepare(plan: &Plan, mut inherited: Inherited<'_>, channel: &mut Channel, pro
     progress.reached(Step::WaitForStart);
     channel.send(&Message::Ready)?;
     Ok(tail)
+}
+
+/// What the parent does for root: here for a caller who may not clone the host's mounts. The copy of them in the new
+/// mount namespace belongs to this process's user namespace, and the host's paths lead to it still.
+fn prepare_inside(plan: &Plan, cgroups: &CgroupMounts) -> Result<Prepared> {
+    let mut rootfs = rootfs::prepare(&plan.filesystem, None)?;
+    rootfs.open_cgroups(&plan.filesystem, cgroups)?;
+    Ok(rootfs)
 }
 
 /// Waits for `start`, then becomes the container's program.

@@ -42,6 +42,15 @@ pub fn fail(channel: &Channel, error: &anyhow::Error) -> ! {
     exit(1)
 }
 
+/// What a process that an ordinary user has made does to itself, since its /proc entries do once it is not dumpable, which
+/// they then cannot be written by him. Children inherit it.
+pub fn set_own_oom_score(plan: &Plan, proc: &Proc) -> Result<()> {
+    let Some(score) = plan.process.oom_score_adj.filter(|_| plan.ordinary_user) else { return Ok(()) };
+    proc.write_own("oom_score_adj", &score.to_string())
+        .hint_if(Errno::EACCES, "lowering it below the caller's own needs CAP_SYS_RESOURCE")
+        .context("process.oomScoreAdj")
+}
+
 /// Closes the parent's own descriptors, by number: their owners live in its frames of the stack, which never return here.
 pub fn close_parents(fds: &[RawFd]) {
     for fd in fds {
