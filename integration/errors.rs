@@ -303,14 +303,8 @@ fn fields_that_are_not_carried_out_are_refused_by_name() {
     orlop_only!("promises that no field is ignored");
     for (pointer, value) in [
         ("/linux/intelRdt", json!({"closID": "x", "l3CacheSchema": "L3:0=f"})),
-        ("/process/apparmorProfile", json!("some-profile")),
-        ("/process/selinuxLabel", json!("a:b:c:d")),
         ("/linux/mountLabel", json!("a:b:c:d")),
-        ("/process/ioPriority", json!({"class": "IOPRIO_CLASS_BE", "priority": 4})),
-        ("/process/scheduler", json!({"policy": "SCHED_BATCH", "nice": 3})),
-        ("/process/execCPUAffinity", json!({"initial": "0"})),
         ("/linux/netDevices", json!({"eth1": {"name": "eth0"}})),
-        ("/linux/memoryPolicy", json!({"mode": "MPOL_BIND", "nodes": "0"})),
     ] {
         let name = pointer[1..].replace('/', ".");
         let bundle = Bundle::new().set(pointer, value);

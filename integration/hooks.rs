@@ -345,3 +345,34 @@ fn bad_hooks_are_named() {
     bundle.try_create(&[]).fails_with(&["createRuntime hook #0", "/no/such/hook", "no such file"]);
     bundle.check_clean();
 }
+
+#[test]
+fn start_container_hooks_are_confined_by_the_filter() {
+    peer_differs!("crun", "1.8 has another policy here");
+    for no_new_privileges in [true, false] {
+        let bundle = Bundle::new()
+            .set("/process/noNewPrivileges", no_new_privileges)
+            .set(
+                "/linux/seccomp",
+                json!({"defaultAction": "SCMP_ACT_ALLOW",
+                    "syscalls": [{"names": ["getpgrp"], "action": "SCMP_ACT_ERRNO", "errnoRet": 71}]}),
+            )
+            .push("/hooks/startContainer", json!({"path": "/probe", "args": ["hook", "syscall", "111"]}))
+            .push("/hooks/startContainer", hook("/probe", "/tmp/record", &[]));
+        bundle.run(["/probe", "echo", "x"]).ok();
+        let record = fs::read_to_string(bundle.rootfs().join("tmp/record")).unwrap();
+        let seen: Value = serde_json::from_str(record.trim()).unwrap();
+        assert_eq!(seen["seccomp"], 2, "noNewPrivileges {no_new_privileges}: {seen}");
+    }
+}
+
+#[test]
+fn a_hook_that_does_not_read_its_stdin_does_not_kill_init() {
+    peer_differs!("crun", "1.8 takes the closed pipe for a failure");
+    // A state larger than a pipe, in a PID namespace whose first process init is not: there SIGPIPE would end it.
+    let bundle = Bundle::new()
+        .without_ns("pid")
+        .set("/annotations", json!({"long": "x".repeat(300_000)}))
+        .push("/hooks/createContainer", json!({"path": host_probe(), "args": ["hook", "echo", "x"]}));
+    bundle.run(["/probe", "echo", "x"]).ok();
+}

@@ -298,3 +298,17 @@ fn the_loopback_of_a_new_network_is_up() {
         assert_eq!(flags & 1, 1, "IFF_UP: {flags:#x}");
     }
 }
+
+#[test]
+fn the_host_is_not_renamed_through_a_joined_namespace() {
+    peer_differs!("runc", "1.1.5 renames the namespace that it joined, whosever it is");
+    peer_differs!("crun", "1.8 renames the namespace that it joined, whosever it is");
+    let before = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    let own = format!("/proc/{}/ns/uts", std::process::id());
+    for field in ["hostname", "domainname"] {
+        let bundle = Bundle::new().remove("/hostname").join_ns("uts", &own).set(&format!("/{field}"), "not-the-host");
+        bundle.try_create(&[]).fails_with(&[field, "host's"]);
+        bundle.check_clean();
+    }
+    assert_eq!(fs::read_to_string("/proc/sys/kernel/hostname").unwrap(), before);
+}

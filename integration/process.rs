@@ -303,3 +303,29 @@ fn personality_field_is_carried_out_or_refused() {
         out.fails_with(&["linux.personality"]);
     }
 }
+
+#[test]
+fn a_working_directory_that_only_root_may_enter() {
+    let bundle = Bundle::new()
+        .dir_in_rootfs("/root", 0o700)
+        .set("/process/user", json!({"uid": 1000, "gid": 1000}))
+        .set("/process/cwd", "/root");
+    assert_eq!(bundle.report()["cwd"], "/root");
+}
+
+#[test]
+fn limits_of_a_user_do_not_need_cap_sys_resource() {
+    // Whether this process has it or not; the limits are below those that it has.
+    let bundle = Bundle::new()
+        .set("/process/user", json!({"uid": 1000, "gid": 1000}))
+        .set("/process/rlimits", json!([{"type": "RLIMIT_NOFILE", "soft": 64, "hard": 128}]))
+        .args(["/probe"]);
+    // SAFETY: the closure makes only a system call: CAP_SYS_RESOURCE leaves the bounding set, and so execve's sets.
+    let call = unsafe {
+        bundle.call_new("run", &[]).pre_exec(|| {
+            libc::prctl(libc::PR_CAPBSET_DROP, 24, 0, 0, 0);
+            Ok(())
+        })
+    };
+    assert_eq!(call.output().json()["rlimits"]["RLIMIT_NOFILE"], json!([64, 128]));
+}

@@ -450,6 +450,180 @@ fn c10_cve_2019_5736_the_runtime_s_binary_cannot_be_opened_for_writing() {
     }
 }
 
+/// A directory of the host that is mounted read-only, and holds a mount that covers something; only `call` sees it.
+fn with_covered_source(bundle: &Bundle, call: crate::harness::Call) -> crate::harness::Call {
+    let source = bundle.dir.join("source");
+    fs::create_dir(&source).unwrap();
+    let text = |path: &std::path::Path| CString::new(path.to_str().unwrap()).unwrap();
+    let (top, sub, secret) = (text(&source), text(&source.join("sub")), text(&source.join("sub/secret")));
+    let mount = |at: &CString, flags| {
+        // SAFETY: constant or owned NUL-terminated strings.
+        match unsafe { libc::mount(c"tmpfs".as_ptr(), at.as_ptr(), c"tmpfs".as_ptr(), flags, std::ptr::null()) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: the closure makes only system calls.
+    unsafe {
+        call.pre_exec(move || {
+            let none = std::ptr::null();
+            libc::unshare(libc::CLONE_NEWNS);
+            libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, none.cast());
+            mount(&top, 0)?;
+            libc::mkdir(sub.as_ptr(), 0o777);
+            libc::mkdir(secret.as_ptr(), 0o777);
+            mount(&sub, 0)?;
+            mount(&top, libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY | libc::MS_NODEV)
+        })
+    }
+}
+
+/// May mount in its user namespace.
+fn mounting_root() -> Bundle {
+    let caps = json!(["CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE"]);
+    Bundle::new()
+        .userns(0, 100_000, 65_536)
+        .set("/process/capabilities", json!({"bounding": caps, "permitted": caps, "effective": caps}))
+}
+
+#[test]
+fn b22_a_user_namespace_cannot_undo_what_the_host_mounted() {
+    peer_differs!("crun", "1.8 clones the source outside of the user namespace");
+    let bundle = mounting_root();
+    let source = bundle.dir.join("source");
+    let bundle = bundle.mount("/mnt", "bind", source.to_str().unwrap(), &["rbind"]).args([
+        "/probe",
+        "mount",
+        "none",
+        "/mnt",
+        "none",
+        "remount,bind",
+        ",",
+        "write",
+        "/mnt/x",
+        "y",
+        ",",
+        "umount",
+        "/mnt/sub",
+        ",",
+        "stat",
+        "/mnt/sub/secret",
+    ]);
+    let out = with_covered_source(&bundle, bundle.call_new("run", &[])).output().ok();
+    assert_eq!(out.jsons()[0]["errno"], libc::EPERM, "{out}");
+    assert_eq!(out.jsons()[1]["errno"], libc::EROFS, "{out}");
+    assert_eq!(out.jsons()[2]["errno"], libc::EINVAL, "{out}");
+    assert_eq!(out.jsons()[3]["errno"], libc::ENOENT, "{out}");
+}
+
+#[test]
+fn b22_nor_can_it_undo_those_of_its_root() {
+    let bundle = mounting_root();
+    let rootfs = CString::new(bundle.rootfs().to_str().unwrap()).unwrap();
+    let bundle = bundle.args(["/probe", "mount", "none", "/", "none", "remount,bind"]);
+    // SAFETY: the closure makes only system calls.
+    let call = unsafe {
+        bundle.call_new("run", &[]).pre_exec(move || {
+            let (none, at) = (std::ptr::null(), rootfs.as_ptr());
+            libc::unshare(libc::CLONE_NEWNS);
+            libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, none.cast());
+            libc::mount(at, at, none, libc::MS_BIND, none.cast());
+            libc::mount(none, at, none, libc::MS_REMOUNT | libc::MS_BIND | libc::MS_NODEV, none.cast());
+            Ok(())
+        })
+    };
+    let out = call.output().ok();
+    assert_eq!(out.json()["errno"], libc::EPERM, "{out}");
+}
+
+#[test]
+fn b22_a_plain_bind_does_not_uncover_what_the_host_covers() {
+    peer_differs!("crun", "1.8 clones the source outside of the user namespace");
+    let bundle = mounting_root();
+    let source = bundle.dir.join("source");
+    let bundle =
+        bundle.mount("/mnt", "bind", source.to_str().unwrap(), &["bind"]).args(["/probe", "stat", "/mnt/sub/secret"]);
+    let out = with_covered_source(&bundle, bundle.call_new("run", &[])).output().fails();
+    if flavor() == Flavor::Orlop {
+        out.fails_with(&["mounts[3].source", "rbind"]);
+    }
+    bundle.check_clean();
+}
+
+#[test]
+fn b23_sysctls_of_a_joined_namespace_that_is_the_host_s() {
+    peer_differs!("crun", "1.8 looks at the name of the namespace only");
+    let file = "/proc/sys/net/ipv4/ip_default_ttl";
+    let before = fs::read_to_string(file).unwrap();
+    let value = before.trim().parse::<u32>().unwrap() - 1;
+    let bundle = Bundle::new()
+        .join_ns("network", "/proc/self/ns/net")
+        .set("/linux/sysctl", json!({"net.ipv4.ip_default_ttl": value.to_string()}));
+    let out = bundle.try_run(["/probe", "echo", "x"]);
+    let after = fs::read_to_string(file).unwrap();
+    fs::write(file, &before).unwrap();
+    assert_eq!(after, before);
+    out.fails_with(&["net.ipv4.ip_default_ttl", "host"]);
+    bundle.check_clean();
+}
+
+#[test]
+fn c11_cve_2019_5736_a_descriptor_of_the_binary_stays_read_only_when_nobody_runs_it() {
+    orlop_only!("is the program whose file is compared");
+    // What is kept open is opened again for writing once nothing runs from the file any more, which "text file busy"
+    // protects until then: hence a copy of the binary that no other test runs.
+    use std::os::fd::AsRawFd;
+    let bundle = Bundle::new().args(["/probe", "wait"]);
+    let program = bundle.dir.join("runtime");
+    fs::copy(crate::harness::runtime::program(), &program).unwrap();
+    bundle.write_config();
+    let (root, dir, pid_file) = (bundle.state_root(), bundle.dir.to_str().unwrap(), bundle.pid_file());
+    let create =
+        ["--root", root.to_str().unwrap(), "create", "--bundle", dir, "--pid-file", pid_file.to_str().unwrap()];
+    let call = crate::harness::Call::new(&program, &bundle.dir, bundle.layer).args(create).args([&bundle.id]);
+    call.output().ok();
+    let kept = fs::File::open(format!("/proc/{}/exe", bundle.pid())).unwrap();
+    let (own, seen) = (fs::metadata(&program).unwrap(), kept.metadata().unwrap());
+    assert_eq!((seen.dev(), seen.ino()), (own.dev(), own.ino()), "a copy in memory would prove nothing");
+    bundle.delete_force().ok();
+    let again = fs::OpenOptions::new().write(true).open(format!("/proc/self/fd/{}", kept.as_raw_fd()));
+    assert_eq!(again.unwrap_err().raw_os_error(), Some(libc::EROFS));
+}
+
+#[test]
+fn c12_preserve_fds_does_not_pass_the_log_in_the_place_of_a_missing_descriptor() {
+    orlop_only!("has this log");
+    let bundle = Bundle::new().args(["/probe"]);
+    bundle.write_config();
+    let log = bundle.dir.join("log");
+    let dir = bundle.dir.to_str().unwrap();
+    let call = ["--debug", "--log", log.to_str().unwrap(), "run", "--preserve-fds", "1", "--bundle", dir, &bundle.id];
+    // SAFETY: the closure makes only a system call.
+    let call = unsafe {
+        bundle.call(call).pre_exec(|| {
+            libc::close(3);
+            Ok(())
+        })
+    };
+    call.output().fails_with(&["preserve-fds"]);
+    bundle.check_clean();
+}
+
+#[test]
+fn c12_nor_does_exec_pass_the_state_directory() {
+    let bundle = Bundle::new().args(["/probe", "wait"]);
+    bundle.create();
+    bundle.start();
+    // SAFETY: the closure makes only a system call.
+    let call = unsafe {
+        bundle.call(["exec", "--preserve-fds", "1", &bundle.id, "/probe"]).pre_exec(|| {
+            libc::close(3);
+            Ok(())
+        })
+    };
+    call.output().fails_with(&["preserve"]);
+}
+
 #[test]
 fn d01_a_host_environment_does_not_come_in() {
     let bundle = Bundle::new();

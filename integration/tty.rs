@@ -12,20 +12,20 @@ use crate::harness::{Bundle, Output, flavor, runtime};
 use crate::peer_differs;
 
 /// Listens for the console descriptor of a bundle.
-struct Receiver {
+pub struct Receiver {
     listener: UnixListener,
-    path: String,
+    pub path: String,
 }
 
 impl Receiver {
-    fn new(bundle: &Bundle) -> Self {
+    pub fn new(bundle: &Bundle) -> Self {
         let path = bundle.dir.join("console.sock");
         let listener = UnixListener::bind(&path).unwrap();
         Self { listener, path: path.to_str().unwrap().into() }
     }
 
     /// The descriptor and the text that came with it. Called after the runtime has ended, so nothing here can block.
-    fn receive(&self) -> (OwnedFd, String) {
+    pub fn receive(&self) -> (OwnedFd, String) {
         self.listener.set_nonblocking(true).unwrap();
         let (stream, _) = self.listener.accept().expect("the runtime did not connect to the console socket");
         receive_fd(stream.as_raw_fd())
@@ -67,7 +67,7 @@ pub fn on_a_terminal(bundle: Bundle) -> (Vec<Value>, Output) {
 }
 
 /// Everything until the other side is closed, which a pty master says with EIO.
-fn read_all(master: OwnedFd) -> String {
+pub fn read_all(master: OwnedFd) -> String {
     let mut file = std::fs::File::from(master);
     let mut text = Vec::new();
     let mut block = [0u8; 4096];

@@ -272,3 +272,31 @@ fn a_terminal_inside() {
     assert_eq!(out[0]["type"], "c");
     assert_eq!(out[1]["tty"]["isatty"], json!([true, true, true]));
 }
+
+#[test]
+fn a_joined_one_that_denies_setgroups() {
+    orlop_only!("the peers ask for mappings of their own");
+    // The caller has groups, which must not come in where nothing could drop them.
+    let Some(unshare) = crate::harness::host::find_program("unshare") else {
+        crate::skip!("unshare is not installed");
+    };
+    let bundle = Bundle::new();
+    let mut holder = std::process::Command::new(unshare).args(["-Ur", "sleep", "60"]).spawn().unwrap();
+    let proc = format!("/proc/{}", holder.id());
+    crate::harness::eventually("it is in its namespace", || {
+        std::fs::read_to_string(format!("{proc}/setgroups")).is_ok_and(|text| text.trim() == "deny")
+            && !std::fs::read_to_string(format!("{proc}/gid_map")).unwrap_or_default().is_empty()
+    });
+    let bundle = bundle.join_ns("user", &format!("{proc}/ns/user")).args(["/probe"]);
+    // SAFETY: the closure makes only a system call.
+    let call = unsafe {
+        bundle.call_new("run", &[]).pre_exec(|| {
+            libc::setgroups(2, [4, 27].as_ptr());
+            Ok(())
+        })
+    };
+    let out = call.output();
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    assert_eq!(out.json()["groups"], json!([]));
+}

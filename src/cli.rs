@@ -85,6 +85,9 @@ pub enum Command {
     Features,
     /// Print what create would do as JSON, and do nothing
     Plan(PlanArgs),
+    /// Explain, compile, check and compare seccomp profiles
+    #[command(subcommand)]
+    Seccomp(Seccomp),
 }
 
 /// A container id.
@@ -146,7 +149,10 @@ pub struct Receivers {
 #[derive(Debug, Args)]
 pub struct Exec {
     /// Take the whole process from FILE, a JSON object like `process` of config.json
-    #[arg(long, short, value_name = "FILE")]
+    // A flag that the file made void could be the one that confines (--no-new-privs, --user).
+    #[arg(long, short, value_name = "FILE", conflicts_with_all = [
+        "cwd", "env", "user", "additional_gids", "cap", "process_label", "apparmor", "no_new_privs", "command",
+    ])]
     pub process: Option<PathBuf>,
     /// The working directory in the container
     #[arg(long, value_name = "DIR")]
@@ -295,6 +301,133 @@ pub struct PlanArgs {
     pub id: String,
 }
 
+/// `seccomp`.
+#[derive(Debug, Subcommand)]
+pub enum Seccomp {
+    /// Print what a profile does with one system call, and which part of it says so
+    Explain(SeccompExplain),
+    /// Print the BPF program that a profile becomes
+    Compile(SeccompCompile),
+    /// Print the faults and oddities of a profile; the exit status is 1 if it has faults
+    Lint(SeccompLint),
+    /// Print one call for each way in which two profiles differ; the exit status is 1 if they do, 2 if that is unknown
+    Diff(SeccompDiff),
+}
+
+/// Which profile `seccomp` reads.
+#[derive(Debug, Args)]
+pub struct SeccompProfile {
+    /// A file with a profile: linux.seccomp of a config.json, or Docker's format
+    #[arg(long, short, value_name = "FILE", required_unless_present = "bundle")]
+    pub profile: Option<PathBuf>,
+    /// A bundle: its linux.seccomp is the profile unless --profile is given, its bounding set stands for --cap
+    #[arg(long, short, value_name = "DIR")]
+    pub bundle: Option<PathBuf>,
+    #[command(flatten)]
+    pub resolve: SeccompResolve,
+}
+
+/// What a profile in Docker's format is resolved for.
+#[derive(Debug, Args)]
+pub struct SeccompResolve {
+    /// A capability of the container, or ALL, for a profile in Docker's format; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub cap: Vec<String>,
+    /// The kernel's version, for a profile in Docker's format [default: this kernel's]
+    #[arg(long, value_name = "VERSION")]
+    pub kernel: Option<String>,
+}
+
+/// `seccomp explain`.
+#[derive(Debug, Args)]
+pub struct SeccompExplain {
+    #[command(flatten)]
+    pub profile: SeccompProfile,
+    /// The system call, by name or number
+    #[arg(long, value_name = "CALL", allow_hyphen_values = true)]
+    pub syscall: Option<String>,
+    /// An argument: a number, names such as AF_VSOCK or CLONE_NEWUSER|SIGCHLD, or NAME=VALUE; may be repeated
+    #[arg(long, value_name = "VALUE", allow_hyphen_values = true)]
+    pub arg: Vec<String>,
+    /// Arguments as --arg has them, separated by commas
+    #[arg(long, value_name = "VALUES", allow_hyphen_values = true, value_delimiter = ',')]
+    pub args: Vec<String>,
+    /// The architecture of the call [default: this machine's]
+    #[arg(long, value_name = "ARCH")]
+    pub arch: Option<String>,
+    /// Output format
+    #[arg(long, short, value_name = "FORMAT", value_enum, default_value_t)]
+    pub format: TextFormat,
+    /// The system call, unless --syscall names it, and its arguments
+    #[arg(value_name = "CALL", allow_negative_numbers = true)]
+    pub call: Vec<String>,
+}
+
+/// `seccomp compile`.
+#[derive(Debug, Args)]
+pub struct SeccompCompile {
+    #[command(flatten)]
+    pub profile: SeccompProfile,
+    /// The architecture of the kernel that will load the program [default: this machine's]
+    #[arg(long, value_name = "ARCH")]
+    pub arch: Option<String>,
+    /// Output format: assembler, the bytes of struct sock_filter, or JSON
+    #[arg(long, short, value_name = "FORMAT", value_enum, default_value_t)]
+    pub format: ProgramFormat,
+}
+
+/// `seccomp lint`.
+#[derive(Debug, Args)]
+pub struct SeccompLint {
+    #[command(flatten)]
+    pub profile: SeccompProfile,
+    /// The architecture of the kernel [default: this machine's]
+    #[arg(long, value_name = "ARCH")]
+    pub arch: Option<String>,
+    /// Take oddities for faults
+    #[arg(long)]
+    pub strict: bool,
+    /// Output format
+    #[arg(long, short, value_name = "FORMAT", value_enum, default_value_t)]
+    pub format: TextFormat,
+}
+
+/// `seccomp diff`.
+#[derive(Debug, Args)]
+pub struct SeccompDiff {
+    /// The one profile: a file as --profile has it, or a bundle
+    #[arg(value_name = "A")]
+    pub a: PathBuf,
+    /// The other
+    #[arg(value_name = "B")]
+    pub b: PathBuf,
+    #[command(flatten)]
+    pub resolve: SeccompResolve,
+    /// Compare the calls of one architecture only
+    #[arg(long, value_name = "ARCH")]
+    pub arch: Option<String>,
+    /// Output format
+    #[arg(long, short, value_name = "FORMAT", value_enum, default_value_t)]
+    pub format: TextFormat,
+}
+
+/// `--format` of most of `seccomp`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum TextFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+/// `--format` of `seccomp compile`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum ProgramFormat {
+    #[default]
+    Listing,
+    Raw,
+    Json,
+}
+
 /// Parses the arguments, runs the command, and reports its error: exit status 1, or what the container's program
 /// returned.
 pub fn main() -> ExitCode {
@@ -328,10 +461,17 @@ fn run(arguments: &[OsString]) -> Result<u8> {
         Some(command) => command,
         None => return usage(&Cli::command().error(clap::error::ErrorKind::MissingSubcommand, "a command is missing")),
     };
+    let passed = command::create::check_preserved(match &command {
+        Command::Create(args) => args.preserve_fds,
+        Command::Run(args) => args.create.preserve_fds,
+        Command::Exec(args) => args.preserve_fds,
+        _ => 0,
+    });
     // Whatever the caller left open must not reach the container (CVE-2024-21626). Not before the binary has executed
     // itself: --preserve-fds asks for some of them.
     crate::sys::fd::close_on_exec_from(3)?;
     log::init(global.log.clone(), global.log_format, global.debug);
+    passed?;
     if global.systemd_cgroup {
         let refused: Result<u8> =
             Err(anyhow::anyhow!("--systemd-cgroup: the systemd cgroup driver is not carried out yet"));
@@ -356,6 +496,7 @@ fn run(arguments: &[OsString]) -> Result<u8> {
         Command::Spec(args) => command::spec::spec(&args),
         Command::Features => command::features::features(),
         Command::Plan(args) => command::plan::plan(&args),
+        Command::Seccomp(args) => command::seccomp::seccomp(&args),
     }
 }
 
@@ -398,22 +539,18 @@ mod tests {
     #[test]
     fn the_manual_page_has_every_command_and_flag() {
         let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/orlop.8.md")).unwrap();
-        let mut missing = Vec::new();
-        let mut check = |command: &clap::Command| {
-            for argument in command.get_arguments() {
-                if let Some(long) = argument.get_long()
-                    && !page.contains(&format!("--{long}"))
-                {
-                    missing.push(format!("{} --{long}", command.get_name()));
-                }
+        fn check(path: &str, command: &clap::Command, page: &str, missing: &mut Vec<String>) {
+            if !page.contains(path) {
+                missing.push(path.to_string());
             }
-        };
-        let cli = Cli::command();
-        check(&cli);
-        for command in cli.get_subcommands() {
-            check(command);
-            assert!(page.contains(&format!("orlop {}", command.get_name())), "{}", command.get_name());
+            let flags = command.get_arguments().filter_map(clap::Arg::get_long);
+            missing.extend(flags.filter(|flag| !page.contains(&format!("--{flag}"))).map(|f| format!("{path} --{f}")));
+            for below in command.get_subcommands() {
+                check(&format!("{path} {}", below.get_name()), below, page, missing);
+            }
         }
+        let mut missing = Vec::new();
+        check("orlop", &Cli::command(), &page, &mut missing);
         assert!(missing.is_empty(), "{missing:?}");
     }
 

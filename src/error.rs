@@ -62,6 +62,14 @@ pub fn errno_of(error: &anyhow::Error) -> Option<Errno> {
     })
 }
 
+/// `EPERM` for 1; the number itself if it has no name.
+pub fn errno_name(number: u16) -> String {
+    match Errno::from_raw(i32::from(number)) {
+        Errno::UnknownErrno => number.to_string(),
+        errno => format!("{errno:?}"),
+    }
+}
+
 /// The chain on one line, outermost first: `create web: mounts[3] /sys: fsmount(..): operation not permitted (EPERM)`.
 pub fn one_line(error: &anyhow::Error) -> String {
     let mut line = String::new();

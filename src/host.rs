@@ -20,6 +20,8 @@ pub struct Host {
     /// Whether the caller may clone the mounts that it sees: CAP_SYS_ADMIN in the user namespace that owns its mount
     /// namespace. Otherwise only a child in a new mount namespace can.
     pub may_clone_mounts: bool,
+    /// Whether the caller may change supplementary groups: setgroups(2) can be denied in a user namespace.
+    pub may_set_groups: bool,
     /// Capabilities that the caller may pass on: its permitted set, bit N for capability number N (capabilities(7)).
     pub permitted: u64,
     /// Capabilities that may enter a bounding set: the caller's own bounding set.
@@ -70,6 +72,8 @@ impl Host {
             euid,
             egid: nix::unistd::getegid().as_raw(),
             initial_user_namespace,
+            may_set_groups: euid == 0
+                && (initial_user_namespace || proc.read(&format!("{own}/setgroups"))?.trim() == "allow"),
             // Root of a user namespace may or may not have a mount namespace that belongs to it: the kernel knows.
             may_clone_mounts: euid == 0
                 && (initial_user_namespace

@@ -7,13 +7,16 @@ use std::fmt::Write;
 use std::io::Read;
 use std::path::Path;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
+use oci_spec::runtime::LinuxSeccomp;
 use serde_json::Value;
 
 use crate::error::ResultExt;
 use crate::plan::capabilities;
 use crate::plan::config::{Process, Spec};
 use crate::plan::problem::Problems;
+use crate::seccomp::arch::Arch;
+use crate::seccomp::docker::{self, Environment};
 
 mod shape;
 
@@ -35,19 +38,21 @@ pub struct Config {
 /// Reads `BUNDLE/config.json`.
 pub fn load(bundle: &Path) -> Result<Config> {
     let path = bundle.join("config.json");
-    let open = || -> std::io::Result<Vec<u8>> {
-        let file = std::fs::File::open(&path)?;
-        let mut bytes = Vec::with_capacity(usize::try_from(file.metadata()?.len()).unwrap_or(0).min(1 << 20));
-        file.take(SIZE_LIMIT + 1).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    let bytes = open()
+    let bytes = read(&path)
         .map_err(|e| anyhow!("{}: {}", path.display(), crate::sys::describe_io(&e)))
         .hint("a bundle is a directory with config.json; orlop spec writes one to begin with")?;
     if bytes.len() as u64 > SIZE_LIMIT {
         bail!("{}: larger than {SIZE_LIMIT} bytes", path.display());
     }
     parse(bytes)
+}
+
+/// A file's content; if it is larger than [`SIZE_LIMIT`], no more of it than shows that.
+fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    let file = std::fs::File::open(path)?;
+    let mut bytes = Vec::with_capacity(usize::try_from(file.metadata()?.len()).unwrap_or(0).min(1 << 20));
+    file.take(SIZE_LIMIT + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// A `process` object of its own, for `exec --process`.
@@ -78,13 +83,87 @@ pub fn parse_process(bytes: &[u8]) -> Result<Process> {
 pub fn parse(bytes: Vec<u8>) -> Result<Config> {
     match serde_json::from_slice::<Spec>(&bytes) {
         Ok(spec) => {
-            shape::check(&bytes).map_err(|e| cite("config.json:", &bytes, &e))?;
+            if shape::check(&bytes).map_err(|e| cite("config.json:", &bytes, &e))?
+                && let Some(resolved) = with_resolved_profile(&bytes)?
+            {
+                return parse(resolved);
+            }
             if crate::log::debugging() {
                 report_unknown_members(&bytes);
             }
             Ok(Config { spec, bytes, warnings: Problems::default() })
         }
         Err(error) => explain(bytes, &error),
+    }
+}
+
+/// The config with its seccomp profile resolved for its bounding set and this host, if that is in Docker's format: as
+/// `linux.seccomp` every entry that Docker ties to a capability would hold without it.
+fn with_resolved_profile(bytes: &[u8]) -> Result<Option<Vec<u8>>> {
+    // What is no JSON at all is cited by the caller.
+    let Ok(mut config) = serde_json::from_slice::<Value>(bytes) else { return Ok(None) };
+    let Some(profile) = config.pointer("/linux/seccomp").filter(|profile| docker::is_docker(profile)) else {
+        return Ok(None);
+    };
+    let bounding = config.pointer("/process/capabilities/bounding").and_then(Value::as_array);
+    let capabilities = bounding.into_iter().flatten().filter_map(Value::as_str).map(str::to_string).collect();
+    let environment = Environment { capabilities, arch: Arch::NATIVE, kernel: kernel_version()? };
+    let mut problems = Problems::default();
+    let section = docker::resolve(profile, &environment, &mut problems).section;
+    if !problems.errors.is_empty() {
+        return Err(problems.into());
+    }
+    if let Some(profile) = config.pointer_mut("/linux/seccomp") {
+        *profile = section;
+    }
+    Ok(Some(serde_json::to_vec_pretty(&config)?))
+}
+
+/// The first two numbers of the running kernel's version.
+pub fn kernel_version() -> Result<(u32, u32)> {
+    let name = nix::sys::utsname::uname().context("uname")?;
+    let release = name.release().to_string_lossy();
+    docker::version(&release).with_context(|| format!("the kernel's release {release:?} is no version"))
+}
+
+/// A seccomp profile by itself, as it was read.
+#[derive(Debug)]
+pub struct ProfileFile {
+    pub section: LinuxSeccomp,
+    /// Some if the file was in Docker's format.
+    pub resolved: Option<docker::Resolved>,
+}
+
+/// Reads the file of a seccomp profile: `linux.seccomp`, or Docker's format, which is resolved for an environment. None,
+/// with the faults in `problems`, if it is JSON but no profile.
+pub fn load_profile(path: &Path, environment: &Environment, problems: &mut Problems) -> Result<Option<ProfileFile>> {
+    let name = path.display().to_string();
+    let mut bytes = read(path).map_err(|e| anyhow!("{name}: {}", crate::sys::describe_io(&e)))?;
+    if bytes.len() as u64 > SIZE_LIMIT {
+        bail!("{name}: larger than {SIZE_LIMIT} bytes");
+    }
+    let value: Value = serde_json::from_slice(&bytes).map_err(|e| cite(&format!("{name}:"), &bytes, &e))?;
+    if value.get("linux").is_some() && value.get("defaultAction").is_none() {
+        let refused: Result<_> = Err(anyhow!("{name}: is a config.json, not a seccomp profile"));
+        return refused.hint("--bundle DIR reads the profile of a bundle");
+    }
+    let before = problems.errors.len();
+    let resolved = docker::is_docker(&value).then(|| docker::resolve(&value, environment, problems));
+    if let Some(resolved) = &resolved {
+        bytes = serde_json::to_vec(&resolved.section)?;
+    }
+    let section = serde_json::from_slice::<LinuxSeccomp>(&bytes);
+    let fault = match (section, shape::check_seccomp(&bytes)) {
+        (Ok(section), Ok(())) if problems.errors.len() == before => return Ok(Some(ProfileFile { section, resolved })),
+        (section, shape) => section.err().or(shape.err()),
+    };
+    let section = serde_json::from_slice::<Value>(&bytes)?;
+    find_unknown_words(&serde_json::json!({"linux": {"seccomp": section}}), problems);
+    match fault {
+        // A line of what was resolved would be none of the file's.
+        Some(e) if problems.errors.len() == before && resolved.is_some() => Err(anyhow!("{name}: {e} (as resolved)")),
+        Some(e) if problems.errors.len() == before => Err(cite(&format!("{name}:"), &bytes, &e)),
+        _ => Ok(None),
     }
 }
 
@@ -95,6 +174,9 @@ fn explain(bytes: Vec<u8>, error: &serde_json::Error) -> Result<Config> {
     let Ok(mut value) = serde_json::from_slice::<Value>(&bytes) else {
         return Err(cite("config.json:", &bytes, error));
     };
+    if let Some(resolved) = with_resolved_profile(&bytes)? {
+        return parse(resolved);
+    }
     let mut problems = Problems::default();
     remove_unknown_capabilities(&mut value, &mut problems);
     find_unknown_words(&value, &mut problems);
@@ -103,7 +185,10 @@ fn explain(bytes: Vec<u8>, error: &serde_json::Error) -> Result<Config> {
     }
     // By way of text: the code that reads a Spec from a Value would be there a second time.
     match serde_json::from_slice::<Spec>(&serde_json::to_vec(&value)?) {
-        Ok(spec) if !problems.warnings.is_empty() => Ok(Config { spec, bytes, warnings: problems }),
+        Ok(spec) if !problems.warnings.is_empty() => {
+            shape::check(&bytes).map_err(|e| cite("config.json:", &bytes, &e))?;
+            Ok(Config { spec, bytes, warnings: problems })
+        }
         _ => Err(cite("config.json:", &bytes, error)),
     }
 }
@@ -149,7 +234,7 @@ fn remove_unknown_capabilities(value: &mut Value, problems: &mut Problems) {
 }
 
 /// The words that config.json may use where the specification enumerates them.
-const WORDS: [(&[&str], &[&str]); 8] = [
+const WORDS: [(&[&str], &[&str]); 12] = [
     (&["linux", "namespaces", "*", "type"], &["pid", "network", "mount", "ipc", "uts", "user", "cgroup", "time"]),
     (
         &["process", "rlimits", "*", "type"],
@@ -171,6 +256,24 @@ const WORDS: [(&[&str], &[&str]); 8] = [
             "RLIMIT_SIGPENDING",
             "RLIMIT_STACK",
         ],
+    ),
+    (&["process", "ioPriority", "class"], &["IOPRIO_CLASS_RT", "IOPRIO_CLASS_BE", "IOPRIO_CLASS_IDLE"]),
+    (&["linux", "personality", "domain"], &["LINUX", "LINUX32"]),
+    (
+        &["linux", "memoryPolicy", "mode"],
+        &[
+            "MPOL_DEFAULT",
+            "MPOL_BIND",
+            "MPOL_INTERLEAVE",
+            "MPOL_WEIGHTED_INTERLEAVE",
+            "MPOL_PREFERRED",
+            "MPOL_PREFERRED_MANY",
+            "MPOL_LOCAL",
+        ],
+    ),
+    (
+        &["linux", "memoryPolicy", "flags", "*"],
+        &["MPOL_F_NUMA_BALANCING", "MPOL_F_RELATIVE_NODES", "MPOL_F_STATIC_NODES"],
     ),
     (&["linux", "devices", "*", "type"], &["a", "b", "c", "u", "p"]),
     (&["linux", "seccomp", "defaultAction"], ACTIONS),
@@ -353,7 +456,31 @@ mod tests {
         assert!(text.starts_with("config.json:2:26: invalid type: sequence, expected an object"), "{text}");
         let text = fails(r#"{"ociVersion": "1.0.0", "mounts": [["/x"]]}"#);
         assert!(text.contains("invalid type: sequence"), "{text}");
+        let text = fails(
+            r#"{"ociVersion": "1.0.0", "linux": {"resources": []}, "process": {"cwd": "/", "user": {"uid": 0, "gid": 0},
+                "capabilities": {"bounding": ["CAP_TELEPORT"]}}}"#,
+        );
+        assert!(text.contains("invalid type: sequence"), "on the path of unknown words too: {text}");
         assert!(parse(br#"{"ociVersion": "1.0.0", "linux": {"resources": null, "devices": null}}"#.to_vec()).is_ok());
+    }
+
+    #[test]
+    fn a_profile_in_docker_s_format_is_resolved_for_the_bounding_set() {
+        let config = |capability: &str| {
+            let text = format!(
+                r#"{{"ociVersion": "1.0.0", "process": {{"cwd": "/", "user": {{"uid": 0, "gid": 0}},
+                    "capabilities": {{"bounding": ["{capability}"]}}}},
+                    "linux": {{"seccomp": {{"defaultAction": "SCMP_ACT_ERRNO", "archMap": [], "syscalls": [
+                        {{"names": ["read"], "action": "SCMP_ACT_ALLOW"}},
+                        {{"names": ["mount"], "action": "SCMP_ACT_ALLOW", "includes": {{"caps": ["CAP_SYS_ADMIN"]}}}}]}}}}}}"#
+            );
+            let spec = parse(text.into_bytes()).unwrap().spec;
+            let section = spec.linux.unwrap().seccomp().clone().unwrap();
+            let names = section.syscalls().iter().flatten().flat_map(|s| s.names().clone());
+            names.collect::<Vec<_>>()
+        };
+        assert_eq!(config("CAP_KILL"), ["read"]);
+        assert_eq!(config("CAP_SYS_ADMIN"), ["read", "mount"]);
     }
 
     #[test]

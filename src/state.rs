@@ -212,7 +212,14 @@ pub struct StateDir {
 }
 
 /// The right to change a container's directory; released when dropped.
-pub struct Lock(#[expect(dead_code, reason = "held for its Drop")] Flock<OwnedFd>);
+pub struct Lock(Flock<OwnedFd>);
+
+impl Lock {
+    /// Its descriptor, which a clone must not keep: the lock is held as long as any copy of it is open.
+    pub fn raw_fd(&self) -> i32 {
+        self.0.as_raw_fd()
+    }
+}
 
 impl StateDir {
     fn open(root: OwnedFd, root_path: &Path, id: &str) -> Result<Option<Self>> {

@@ -174,7 +174,7 @@ fn allocate(megabytes: usize) -> Value {
     json!({"allocated": block.iter().step_by(4096).map(|b| usize::from(*b)).sum::<usize>() >> 8})
 }
 
-/// The name of the session keyring.
+/// The name and the serial number of the session keyring.
 fn keyring() -> Value {
     let mut buffer = [0u8; 256];
     // SAFETY: the kernel writes at most the given length.
@@ -191,7 +191,11 @@ fn keyring() -> Value {
         return outcome(-1);
     }
     let text = String::from_utf8_lossy(&buffer[..length as usize]).trim_end_matches('\0').to_string();
-    json!({"keyring": text.rsplit(';').next()})
+    // SAFETY: no pointers.
+    let serial = unsafe {
+        libc::syscall(libc::SYS_keyctl, 0 /* KEYCTL_GET_KEYRING_ID */, -3, 0)
+    };
+    json!({"keyring": text.rsplit(';').next(), "serial": serial})
 }
 
 /// Appends a record of how a hook was called to the file `path`; then does what the remaining words say.
@@ -203,7 +207,7 @@ fn hook(path: &str, rest: &[&str]) -> Value {
         "stdin": serde_json::from_str::<Value>(&stdin).unwrap_or(json!(stdin)),
         "env": seen["env"], "args": seen["args"], "ns": seen["ns"], "cwd": seen["cwd"], "fds": seen["fds"],
         "hostname": seen["hostname"], "root": report::directory("/"), "caps": seen["caps"],
-        "pgid_is_own": seen["pgid"] == seen["pid"],
+        "seccomp": seen["seccomp"], "pgid_is_own": seen["pgid"] == seen["pid"],
     });
     let mut file = fs::OpenOptions::new().create(true).append(true).open(path).expect("the hook's record");
     file.write_all(format!("{record}\n").as_bytes()).unwrap();

@@ -196,6 +196,10 @@ fn session(report: &mut Map<String, Value>) {
         report.insert("keepcaps".into(), json!(libc::prctl(libc::PR_GET_KEEPCAPS)));
         report.insert("securebits".into(), json!(libc::prctl(libc::PR_GET_SECUREBITS)));
         report.insert("personality".into(), json!(libc::personality(0xffff_ffff)));
+        report
+            .insert("scheduler".into(), json!([libc::sched_getscheduler(0), libc::getpriority(libc::PRIO_PROCESS, 0)]));
+        let (who_process, own) = (1, 0);
+        report.insert("ioprio".into(), json!(libc::syscall(libc::SYS_ioprio_get, who_process, own)));
         let mut size: libc::winsize = std::mem::zeroed();
         let sized = libc::ioctl(0, libc::TIOCGWINSZ, &raw mut size) == 0;
         report.insert(

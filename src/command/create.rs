@@ -110,7 +110,8 @@ pub fn wishes(plan: &Plan, args: &Receivers, detached: bool) -> Result<Wishes> {
     Ok(Wishes { console, pidfd_socket, pid_file })
 }
 
-/// Whether the descriptors of `--preserve-fds` are there.
+/// Whether the descriptors of `--preserve-fds` are there. To be called before this process opens anything that lasts: what
+/// took the number of a descriptor that the caller did not pass would be passed in its place.
 pub fn check_preserved(count: u32) -> Result<()> {
     for i in 3..3 + u64::from(count) {
         let open = i32::try_from(i).is_ok_and(crate::sys::fd::is_open);

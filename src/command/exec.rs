@@ -6,7 +6,7 @@ use std::path::{Component, Path};
 use anyhow::{Context, Result, anyhow, bail};
 
 use crate::cli::Exec;
-use crate::command::create::{check_preserved, wishes};
+use crate::command::create::wishes;
 use crate::error::{ResultExt, report};
 use crate::host::Host;
 use crate::kernel::procfs::Proc;
@@ -44,17 +44,15 @@ fn run(root: &Root, args: &Exec) -> Result<u8> {
         _ => {}
     }
     let host = Host::detect()?;
-    check_preserved(args.preserve_fds)?;
     let sub = args.cgroup.as_deref().map(sub_cgroup).transpose()?;
     let plan = plan(&dir, &state, &host, args)?;
     let wishes = wishes(&plan, &args.receivers, args.detach)?;
     let found = proc.find(&state.init)?.context("cannot exec in a stopped container")?;
-    let signals = foreground::Signals::block(!args.detach)?;
-    let executed = exec::exec(&plan, &host, &state, &found, &wishes, sub)?;
+    let executed = exec::exec(&plan, &host, &state, &found, &wishes, sub, !args.detach)?;
     if args.detach {
         return Ok(0);
     }
-    Ok(foreground::wait(&executed.child, executed.master.as_ref(), &signals)?.status())
+    Ok(foreground::wait(&executed.child, executed.master.as_ref(), &executed.signals)?.status())
 }
 
 /// The plan of the container, from the config as it was at create, with another process.
@@ -71,7 +69,7 @@ fn plan(dir: &StateDir, state: &State, host: &Host, args: &Exec) -> Result<Plan>
     let container = config.spec.process.take().context("the container's config has no process")?;
     let ceiling = capabilities::bounding(&container);
     config.spec.process = Some(match &args.process {
-        Some(path) => whole(path, &container)?,
+        Some(path) => whole(path, &container, args.tty)?,
         None => changed(container, args)?,
     });
     let (plan, problems) = Plan::from_spec(&config.spec, host, &request);
@@ -94,10 +92,13 @@ fn plan(dir: &StateDir, state: &State, host: &Host, args: &Exec) -> Result<Plan>
 
 /// `--process FILE`. What the file leaves out is as init has it; and what confines init confines this process whatever the
 /// file says.
-fn whole(path: &Path, container: &Process) -> Result<Process> {
+fn whole(path: &Path, container: &Process, tty: bool) -> Result<Process> {
     let bytes = std::fs::read(path).with_context(|| format!("--process {path:?}"))?;
     let mut process: Process = spec::parse_process(&bytes).with_context(|| format!("--process {path:?}"))?;
     let init = container.clone();
+    // conmon passes --tty beside a file that says so, too.
+    process.terminal = Some(process.terminal == Some(true) || tty);
+    process.env = process.env.or(init.env);
     process.no_new_privileges = Some(process.no_new_privileges == Some(true) || init.no_new_privileges == Some(true));
     process.capabilities = process.capabilities.or(init.capabilities);
     process.apparmor_profile = process.apparmor_profile.filter(|p| !p.is_empty()).or(init.apparmor_profile);

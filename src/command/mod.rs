@@ -10,6 +10,7 @@ pub mod list;
 pub mod plan;
 pub mod ps;
 pub mod run;
+pub mod seccomp;
 pub mod spec;
 pub mod start;
 pub mod state;

@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 
 use crate::kernel::signal::Interrupts;
 use crate::plan::hooks::Hook;
-use crate::sys::process::pidfd_open;
+use crate::sys::process::{NoPipeSignal, pidfd_open};
 
 /// How much of a hook's output an error quotes.
 const OUTPUT_LIMIT: usize = 4096;
@@ -43,6 +43,8 @@ pub fn run(hook: &Hook, state: &str, interrupts: Option<&Interrupts>) -> Result<
     // A hook must not outlive a runtime that is killed: nobody would enforce its timeout.
     crate::sys::process::die_with_parent(&mut command);
     command.envs(hook.env.iter().filter_map(|entry| entry.split_once('=')));
+    // A hook need not read its stdin, and init takes signals as its program would.
+    let _ignored = NoPipeSignal::hold();
     let mut child = command.spawn().with_context(|| format!("execve({:?})", hook.path))?;
     let done = converse(&mut child, state, hook.timeout.map(Duration::from_secs), interrupts);
     if done.is_err() {

@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 
 use crate::error::{ResultExt, errno_of};
 use crate::host::Host;
+use crate::kernel::capability::setgroups_if_allowed;
 use crate::kernel::path;
 use crate::kernel::procfs::Proc;
 use crate::kernel::subid::{self, Side};
@@ -21,7 +22,7 @@ use crate::plan::namespaces::Kind;
 use crate::plan::rootless::is_own;
 use crate::sys::clone::{Child, Clone, clone3, exit};
 use crate::sys::mount::{self, Attr, failed};
-use crate::sys::process::{pidfd_send_signal, set_parent_death_signal, setgid, setgroups, setuid, wait};
+use crate::sys::process::{pidfd_send_signal, set_parent_death_signal, setgid, setuid, wait};
 
 /// Who writes the maps.
 #[derive(Debug, Default)]
@@ -68,12 +69,10 @@ impl Writers {
 }
 
 /// Takes id 0 of the user namespace, so that what init makes belongs to the container's root and not to nobody.
-pub fn become_root() -> Result<()> {
-    match setgroups(&[]) {
-        // Denied in a user namespace that an ordinary user has made: his groups are kept, as nobody may drop them.
-        Err(e) if e.errno == Errno::EPERM => {}
-        set => set?,
-    }
+///
+/// `keeps_groups`: see [`Process`](crate::plan::process::Process).
+pub fn become_root(keeps_groups: bool) -> Result<()> {
+    setgroups_if_allowed(&[], keeps_groups).context("become root of the user namespace")?;
     setgid(0)
         .and_then(|()| setuid(0))
         .hint_if(Errno::EINVAL, "linux.uidMappings and linux.gidMappings must map id 0 of the container")
@@ -86,14 +85,15 @@ pub struct Mapper<'a> {
     /// The mapping of the container's new user namespace.
     container: Option<&'a IdMap>,
     /// The user namespace that the container joins.
-    joined: Option<BorrowedFd<'a>>,
+    joined: Option<OwnedFd>,
     made: Vec<(IdMap, OwnedFd)>,
 }
 
 impl<'a> Mapper<'a> {
     /// Makes nothing yet.
-    pub fn new(proc: &'a Proc, container: Option<&'a IdMap>, joined: Option<BorrowedFd<'a>>) -> Self {
-        Self { proc, container, joined, made: Vec::new() }
+    pub fn new(proc: &'a Proc, container: Option<&'a IdMap>, joined: Option<BorrowedFd<'_>>) -> Result<Self> {
+        let joined = joined.map(|fd| fd.try_clone_to_owned()).transpose().context("dup(user namespace)")?;
+        Ok(Self { proc, container, joined, made: Vec::new() })
     }
 
     /// Idmaps the detached mount `mount`, which nobody may see yet.
@@ -104,11 +104,11 @@ impl<'a> Mapper<'a> {
         if map.lenient && !has_owners(mount)? {
             return Ok(());
         }
-        let namespace = match (&map.own, self.container, self.joined) {
+        let namespace = match (&map.own, self.container, self.joined.is_some()) {
             (Some(own), ..) => self.namespace(own)?,
             (None, Some(container), _) => self.namespace(container)?,
-            (None, None, Some(joined)) => joined,
-            (None, None, None) => return Err(anyhow!("the container has no user namespace whose mapping to use")),
+            (None, None, true) => self.joined.as_ref().map(AsFd::as_fd).context("the user namespace is gone")?,
+            (None, None, false) => return Err(anyhow!("the container has no user namespace whose mapping to use")),
         };
         let userns_fd = u64::try_from(namespace.as_raw_fd()).unwrap_or_default();
         let attr = Attr { set: libc::MOUNT_ATTR_IDMAP, userns_fd, ..Attr::default() };

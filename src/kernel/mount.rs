@@ -129,6 +129,49 @@ pub fn idmap(fd: BorrowedFd<'_>, map: Option<&MountMap>, mapper: Option<&mut Map
     }
 }
 
+/// CHILD in a user namespace, while its user id is still that of the host's root: the same source, cloned from its own
+/// copy of the host's mounts. In that copy the kernel has locked what the host set (read-only, nosuid, and which mount
+/// covers what); in the parent's clone the container's root could undo it (mount_namespaces(7)).
+///
+/// Such a clone can be idmapped by the host's root alone: `idmap` has the parent do it.
+///
+/// A source that only CAP_DAC_OVERRIDE on the host can reach stays the parent's clone.
+pub fn lock_source(
+    mount: &Mount,
+    source: Source,
+    fs: &Filesystem,
+    idmap: impl FnOnce(BorrowedFd<'_>) -> Result<()>,
+) -> Result<Source> {
+    let Kind::Bind { source: path, recursive } = &mount.kind else { return Ok(source) };
+    let Some(copy) = locked_clone(path, source.mount.as_fd(), *recursive)
+        .with_context(|| format!("mounts[{}].source {}", mount.index, path.display()))?
+    else {
+        return Ok(source);
+    };
+    if mount.idmap.is_some() {
+        idmap(copy.as_fd()).with_context(|| format!("mounts[{}].source {}", mount.index, path.display()))?;
+    }
+    apply(copy.as_fd(), mount.attrs, mount.recursive, inherited_propagation(fs), &mount.propagation)?;
+    Ok(Source { mount: copy, ..source })
+}
+
+/// A clone of what is at `path` in the caller's mount namespace, which must be what `known` refers to. None if the
+/// caller may not look there.
+pub fn locked_clone(path: &std::path::Path, known: BorrowedFd<'_>, recursive: bool) -> Result<Option<OwnedFd>> {
+    let copy = match mount::clone_tree(nix::fcntl::AT_FDCWD, &host_path(path)?, recursive) {
+        Err(e) if e.errno == Errno::EACCES => return Ok(None),
+        cloned => cloned.hint_if(
+            Errno::EINVAL,
+            "mounts of the host cover a part of it, which a user namespace must not uncover: use rbind",
+        )?,
+    };
+    let (here, there) = (path::stat(copy.as_fd())?, path::stat(known)?);
+    if (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino) {
+        bail!("it was replaced while the container was made");
+    }
+    Ok(Some(copy))
+}
+
 /// In a user namespace the flags of the host's mounts are locked (mount_namespaces(7)). The clone is made outside of it,
 /// where the kernel would allow to clear them, so that this must be refused here.
 fn check_locked(fd: BorrowedFd<'_>, change: Attrs) -> Result<()> {

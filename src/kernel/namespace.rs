@@ -38,6 +38,14 @@ pub fn open_joined(namespaces: &Namespaces) -> Result<Vec<Joined>> {
 }
 
 impl Joined {
+    /// Whether it is the caller's own namespace, by another name.
+    pub fn is_the_callers(&self) -> Result<bool> {
+        let path = format!("/proc/self/ns/{}", self.kind.file());
+        let own = call!("stat({path:?})" => nix::sys::stat::stat(path.as_str()))?;
+        let this = call!("fstat({:?})", self.path => nix::sys::stat::fstat(&self.fd))?;
+        Ok((own.st_dev, own.st_ino) == (this.st_dev, this.st_ino))
+    }
+
     /// setns(2); for a PID namespace it takes effect on the next child.
     pub fn enter(&self) -> Result<()> {
         setns(self.fd.as_fd(), self.kind.flag())
@@ -55,9 +63,16 @@ pub fn join_others(joined: &[Joined]) -> Result<()> {
     joined.iter().filter(|j| !matches!(j.kind, Kind::User | Kind::Pid)).try_for_each(Joined::enter)
 }
 
-/// Joins the user or PID namespace, if one is to be joined.
-pub fn join_one(joined: &[Joined], kind: Kind) -> Result<()> {
-    joined.iter().filter(|j| j.kind == kind).try_for_each(Joined::enter)
+/// Joins the PID namespace, if one is to be joined.
+pub fn join_pid(joined: &[Joined]) -> Result<()> {
+    joined.iter().filter(|j| j.kind == Kind::Pid).try_for_each(Joined::enter)
+}
+
+/// Joins the user namespace, if one is to be joined, without the caller's groups: inside, setgroups(2) may be denied.
+pub fn join_user(joined: &[Joined], keeps_groups: bool) -> Result<()> {
+    let Some(user) = joined.iter().find(|j| j.kind == Kind::User) else { return Ok(()) };
+    crate::kernel::capability::setgroups_if_allowed(&[], keeps_groups)?;
+    user.enter()
 }
 
 /// A new cgroup namespace, whose root is the cgroup the caller sits in (cgroup_namespaces(7)).

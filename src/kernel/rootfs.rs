@@ -3,7 +3,7 @@
 //! opens what needs a name of the host; the child goes on with descriptors, and makes no name of the host mean anything
 //! but, in [`build`], the place of the root directory itself.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
@@ -84,13 +84,17 @@ fn open_root(fs: &Filesystem, mapper: Option<&mut Mapper<'_>>) -> Result<OwnedFd
         bail!("not a directory");
     }
     mounts::idmap(fd.as_fd(), fs.root_idmap.as_ref(), mapper)?;
-    // Shared would make the container's mounts appear on the host; it is set after the pivot.
+    detach_from_host(fs, &fd)?;
+    Ok(fd)
+}
+
+/// Shared would make the container's mounts appear on the host; it is set after the pivot.
+fn detach_from_host(fs: &Filesystem, root: &OwnedFd) -> Result<()> {
     let propagation = match fs.propagation.to {
         PropagationType::Slave => libc::MS_SLAVE,
         PropagationType::Private | PropagationType::Shared | PropagationType::Unbindable => libc::MS_PRIVATE,
     };
-    mount::set_attr(fd.as_fd(), &Attr { propagation, ..Attr::default() }, true)?;
-    Ok(fd)
+    Ok(mount::set_attr(root.as_fd(), &Attr { propagation, ..Attr::default() }, true)?)
 }
 
 impl Prepared {
@@ -99,6 +103,36 @@ impl Prepared {
     pub fn open_cgroups(&mut self, fs: &Filesystem, cgroups: &CgroupMounts) -> Result<()> {
         if fs.mount_namespace && !fs.cgroup_namespace && fs.mounts.iter().any(|m| m.kind == Kind::Cgroup) {
             self.cgroups = mounts::open_cgroup_sources(cgroups)?;
+        }
+        Ok(())
+    }
+
+    /// CHILD in a user namespace, before it becomes root there: exchanges the clones that the parent made of the host's
+    /// mounts for ones with the kernel's locks, see [`mounts::lock_source`]. Before anything is mounted, so that the
+    /// names still mean what they meant to the parent.
+    ///
+    /// `idmap` idmaps a clone of the mount with that place in `Filesystem::mounts`, None for the root, in the parent.
+    pub fn lock(
+        &mut self,
+        fs: &Filesystem,
+        mut idmap: impl FnMut(Option<usize>, BorrowedFd<'_>) -> Result<()>,
+    ) -> Result<()> {
+        if !fs.mount_namespace {
+            return Ok(());
+        }
+        let root = mounts::locked_clone(&fs.root, self.root.fd(), true)
+            .with_context(|| format!("root.path {}", fs.root.display()))?;
+        if let Some(root) = root {
+            if fs.root_idmap.is_some() {
+                idmap(None, root.as_fd()).with_context(|| format!("root.path {}", fs.root.display()))?;
+            }
+            detach_from_host(fs, &root)?;
+            self.root = Root::new(root);
+        }
+        for (i, (mount, source)) in fs.mounts.iter().zip(&mut self.sources).enumerate() {
+            if let Some(parents) = source.take() {
+                *source = Some(mounts::lock_source(mount, parents, fs, |copy| idmap(Some(i), copy))?);
+            }
         }
         Ok(())
     }

@@ -101,7 +101,7 @@ pub struct Filesystem {
     /// `--no-pivot`: move the root and `chroot(2)`, for hosts whose root is the initramfs.
     pub no_pivot: bool,
     pub mounts: Vec<Mount>,
-    /// Whether /dev is orlop's to fill. Not so if the configuration binds another directory there.
+    /// Whether /dev is orlop's to fill. Not so if the configuration binds another directory there, or the devtmpfs.
     pub populate_dev: bool,
     pub devices: Vec<Device>,
     /// `linux.maskedPaths`, without duplicates.
@@ -119,11 +119,20 @@ impl Filesystem {
         let linux = spec.linux.as_ref();
         let user_namespace = facts.new_user_ns || facts.joined_user_ns;
         let mounts = mounts::plan(spec.mounts.as_deref().unwrap_or_default(), bundle, facts, problems);
-        let populate_dev = facts.new_mount_ns
-            && !mounts.iter().any(|m| m.destination.as_str() == "/dev" && matches!(m.kind, Kind::Bind { .. }));
+        // A devtmpfs is the host's /dev as much as a bind of it: there is only one.
+        let is_hosts = |kind: &Kind| match kind {
+            Kind::Bind { .. } => true,
+            Kind::Other { fstype } => fstype == "devtmpfs",
+            _ => false,
+        };
+        let populate_dev =
+            facts.new_mount_ns && !mounts.iter().any(|m| m.destination.as_str() == "/dev" && is_hosts(&m.kind));
         let configured = linux.and_then(|l| l.devices().as_deref()).unwrap_or_default();
         if !configured.is_empty() {
             needs_mount_namespace("linux.devices", facts, problems);
+            if facts.new_mount_ns && !populate_dev {
+                problems.warn("linux.devices", "ignored: /dev is the host's, by mounts[]");
+            }
         }
         let devices = devices::plan(configured, user_namespace || !host.initial_user_namespace, problems);
         if linux.is_some_and(|l| l.mount_label().as_ref().is_some_and(|label| !label.is_empty())) {
@@ -231,6 +240,7 @@ mod tests {
         let host = Host {
             euid: 0,
             egid: 0,
+            may_set_groups: true,
             may_clone_mounts: true,
             initial_user_namespace: true,
             permitted: 0,
@@ -295,8 +305,13 @@ mod tests {
     fn a_bound_dev_is_left_alone() {
         let mut config = config(json!({}));
         config["mounts"] = json!([{"destination": "/dev/", "source": "/dev", "options": ["rbind"]}]);
-        let (fs, _) = planned(config, FACTS);
+        let (fs, _) = planned(config.clone(), FACTS);
         assert!(!fs.populate_dev && fs.devices.is_empty());
+        config["mounts"] = json!([{"destination": "/dev", "type": "devtmpfs"}]);
+        config["linux"]["devices"] = json!([{"path": "/dev/x", "type": "c", "major": 1, "minor": 3}]);
+        let (fs, problems) = planned(config, FACTS);
+        assert!(!fs.populate_dev && fs.devices.is_empty());
+        assert_eq!(problems.warnings[0].path, "linux.devices");
     }
 
     #[test]

@@ -105,7 +105,10 @@ impl Plan {
         } else {
             Set(host.permitted & host.bounding)
         };
-        let process = process::from_spec(spec, idmap.as_ref(), available, &mut problems);
+        let mut process = process::from_spec(spec, idmap.as_ref(), available, &mut problems);
+        if let Some(process) = &mut process {
+            process.keeps_groups = !host.may_set_groups;
+        }
         let groups = process.as_ref().is_some_and(|process| !process.additional_gids.is_empty());
         rootless::check(linux, &namespaces, idmap.as_ref(), groups, host, &mut problems);
         let facts = filesystem::Facts {

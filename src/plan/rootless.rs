@@ -71,6 +71,7 @@ mod tests {
             euid,
             egid: euid,
             initial_user_namespace: true,
+            may_set_groups: true,
             may_clone_mounts: euid == 0,
             permitted: 0,
             bounding: 0,

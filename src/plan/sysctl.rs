@@ -18,6 +18,9 @@ pub struct Sysctl {
     /// The file below /proc/sys.
     pub path: PathBuf,
     pub value: String,
+    /// The kind of namespace that it belongs to.
+    #[serde(skip)]
+    pub owner: Kind,
 }
 
 /// System V IPC parameters of ipc_namespaces(7).
@@ -39,11 +42,12 @@ pub fn from_spec(linux: &Linux, namespaces: &Namespaces, problems: &mut Problems
             continue;
         }
         match owner(&parts) {
-            Ok(kind) if namespaces.is_separate(kind) => {}
+            Ok(owner) if namespaces.is_separate(owner) => {
+                writes.push(Sysctl { key: key.clone(), path: PathBuf::from(path), value: value.clone(), owner });
+            }
             Ok(kind) => problems.error(at, format!("needs a \"{}\" entry in linux.namespaces", kind.name())),
             Err(message) => problems.error(at, message),
         }
-        writes.push(Sysctl { key: key.clone(), path: PathBuf::from(path), value: value.clone() });
     }
     writes
 }

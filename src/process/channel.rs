@@ -6,12 +6,14 @@
 //!   Cloned + pidfd       ──▶   (from the stager, if there is one)
 //!   NeedIdMap            ──▶   gid_map, uid_map
 //!                        ◀──   Go
+//!   Idmap + fd           ──▶   idmaps a clone that the child has made (in a user namespace)
+//!                        ◀──   Go
 //!   Console + fd         ──▶   hands the terminal's master on (process.terminal)
 //!   Listener(number)     ──▶   connects to linux.seccomp.listenerPath
 //!                        ◀──   Go, then takes the listener and says so in shared memory
 //!   MountsDone           ──▶   runs prestart and createRuntime hooks
 //!                        ◀──   Go
-//!   Ready                ──▶   oom_score_adj, rlimits, scheduler; saves the state, writes the pid file
+//!   Ready { .. }         ──▶   oom_score_adj, rlimits, scheduler; saves the state, writes the pid file
 //!                        ◀──   Go
 //!   end of file          ──▶   ends: init lives without it
 //!   Warning { .. }             at any point
@@ -42,12 +44,19 @@ pub enum Message {
         pid: i32,
     },
     NeedIdMap,
+    /// A clone of a mount that the parent is to idmap: its place in the plan, None for the root.
+    Idmap {
+        mount: Option<usize>,
+    },
     /// The terminal's name in the container.
     Console(String),
     /// The filter is about to be loaded, and its listener will have this number.
     Listener(i32),
     MountsDone,
-    Ready,
+    /// With the indices in `process.rlimits` of the limits that the process itself may not set.
+    Ready {
+        limits: Vec<usize>,
+    },
     Go,
     Warning(String),
     Failed(Failure),

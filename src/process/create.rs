@@ -28,7 +28,7 @@ use crate::process::destroy;
 use crate::process::init::{self, Inherited};
 use crate::process::step::Progress;
 use crate::seccomp::Listener;
-use crate::state::{Intent, START_SOCKET, State, StateDir, Status, hook_state};
+use crate::state::{Intent, Lock, START_SOCKET, State, StateDir, Status, hook_state};
 use crate::sys::call;
 use crate::sys::clone::{Child, Clone, clone3};
 use crate::sys::memory::SharedWord;
@@ -67,7 +67,7 @@ pub struct Created {
 pub fn create(plan: &Plan, host: &Host, config: &[u8], dir: StateDir, wishes: Wishes) -> Result<Created> {
     let mut undo = Undo::default();
     let lock = dir.lock()?;
-    let made = make(plan, host, config, &dir, wishes, &mut undo);
+    let made = make(plan, host, config, (&dir, &lock), wishes, &mut undo);
     match made {
         Ok((state, child, master)) => {
             drop(lock);
@@ -84,7 +84,7 @@ fn make(
     plan: &Plan,
     host: &Host,
     config: &[u8],
-    dir: &StateDir,
+    (dir, lock): (&StateDir, &Lock),
     wishes: Wishes,
     undo: &mut Undo,
 ) -> Result<(State, Child, Option<OwnedFd>)> {
@@ -112,15 +112,18 @@ fn make(
         false => plan.cgroup.directory_in(hierarchy),
     });
     let joined = namespace::open_joined(&plan.namespaces)?;
+    let user = joined.iter().find(|joined| joined.kind == Kind::User).map(|joined| joined.fd.as_fd());
+    let mut mapper = idmap::Mapper::new(&proc, plan.idmap.as_ref(), user)?;
     let rootfs = if plan.mounts_inside {
         None
     } else {
-        let user = joined.iter().find(|joined| joined.kind == Kind::User).map(|joined| joined.fd.as_fd());
-        let mut mapper = idmap::Mapper::new(&proc, plan.idmap.as_ref(), user);
         let mut rootfs = rootfs::prepare(&plan.filesystem, Some(&mut mapper))?;
         rootfs.open_cgroups(&plan.filesystem, &cgroup_mounts)?;
         Some(rootfs)
     };
+
+    let joined = namespace::open_joined(&plan.namespaces)?;
+    refuse_changes_of_the_host(plan, &joined)?;
 
     let progress = Progress::new()?;
     let (ours, theirs) = pair()?;
@@ -132,7 +135,10 @@ fn make(
         joined,
         start: listen_for_start(dir)?,
         proc: Proc::open()?,
-        parents: [ours.fd().as_raw_fd(), interrupts.fd().as_raw_fd()].into_iter().chain(dir.raw_fds()).collect(),
+        parents: [ours.fd().as_raw_fd(), interrupts.fd().as_raw_fd(), lock.raw_fd()]
+            .into_iter()
+            .chain(dir.raw_fds())
+            .collect(),
     };
     let first = spawn(plan, &cgroup, inherited, theirs, &progress)?;
     undo.child = Some(first);
@@ -142,20 +148,36 @@ fn make(
         dir,
         proc: &proc,
         writers: &writers,
+        mapper,
         cgroup: &cgroup,
         interrupts: &interrupts,
         progress: &progress,
         supervisor: supervisor.filter(|_| !plan.process.no_new_privileges),
     };
-    let master = parent.converse(&ours, &wishes, undo)?;
+    let (master, limits) = parent.converse(&ours, &wishes, undo)?;
     let Some(child) = undo.child.as_ref() else { bail!("init is gone") };
-    let state = parent.record(child, cgroups)?;
+    let state = parent.record(child, &limits, cgroups)?;
     parent.hand_over(child, &wishes)?;
     ours.send(&Message::Go).context("init died when it was ready")?;
     // Init closes the channel when the death of this process no longer kills it: not before may this process end.
     ours.receive()?;
     let child = undo.child.take().context("init is gone")?;
     Ok((state, child, master))
+}
+
+/// A namespace that is joined by its path can still be the host's, and must not be changed then.
+fn refuse_changes_of_the_host(plan: &Plan, joined: &[namespace::Joined]) -> Result<()> {
+    let sysctls = plan.sysctl.iter().map(|sysctl| (format!("linux.sysctl.{}", sysctl.key), sysctl.owner));
+    let names = [("hostname", plan.hostname.is_some()), ("domainname", plan.domainname.is_some())];
+    let names = names.into_iter().filter(|(_, set)| *set).map(|(name, _)| (name.to_string(), Kind::Uts));
+    for (field, owner) in sysctls.chain(names) {
+        for namespace in joined.iter().filter(|j| j.kind == owner) {
+            if namespace.is_the_callers()? {
+                bail!("{field}: the \"{}\" namespace to join is the host's", owner.name());
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The one clone, or that of the stager. In the child this does not return.
@@ -203,6 +225,7 @@ struct Parent<'a> {
     dir: &'a StateDir,
     proc: &'a Proc,
     writers: &'a idmap::Writers,
+    mapper: idmap::Mapper<'a>,
     cgroup: &'a Handle,
     interrupts: &'a Interrupts,
     progress: &'a Progress,
@@ -211,8 +234,13 @@ struct Parent<'a> {
 }
 
 impl Parent<'_> {
-    /// Answers init until it is ready.
-    fn converse(&mut self, channel: &Channel, wishes: &Wishes, undo: &mut Undo) -> Result<Option<OwnedFd>> {
+    /// Answers init until it is ready. Returns the terminal's master, and which limits are left to set.
+    fn converse(
+        &mut self,
+        channel: &Channel,
+        wishes: &Wishes,
+        undo: &mut Undo,
+    ) -> Result<(Option<OwnedFd>, Vec<usize>)> {
         let mut master = None;
         let mut mapped_late = false;
         let mut staged = self.plan.shape == Shape::Staged;
@@ -238,6 +266,16 @@ impl Parent<'_> {
                     self.outside(undo)?;
                     channel.send(&Message::Go)?;
                 }
+                Message::Idmap { mount } => {
+                    let fd = fd.context("init sent no mount")?;
+                    let fs = &self.plan.filesystem;
+                    let map = match mount {
+                        None => fs.root_idmap.as_ref(),
+                        Some(i) => fs.mounts.get(i).and_then(|mount| mount.idmap.as_ref()),
+                    };
+                    self.mapper.apply(fd.as_fd(), map.context("init sent a mount that is not to be idmapped")?)?;
+                    channel.send(&Message::Go)?;
+                }
                 Message::Console(name) => {
                     let fd = fd.context("init sent no terminal")?;
                     match &wishes.console {
@@ -252,7 +290,7 @@ impl Parent<'_> {
                     self.host_hooks(undo)?;
                     channel.send(&Message::Go)?;
                 }
-                Message::Ready => return Ok(master),
+                Message::Ready { limits } => return Ok((master, limits)),
                 Message::Warning(text) => crate::log::warn(&text),
                 Message::Failed(failure) => return Err(failure.into()),
                 Message::Go => bail!("init sent Go"),
@@ -341,8 +379,8 @@ impl Parent<'_> {
 
     /// Init is ready: its limits, which could have hindered the set-up, and then the record of it, which is on disk before
     /// init is told to go on.
-    fn record(&self, child: &Child, cgroups: Vec<PathBuf>) -> Result<State> {
-        limit(self.plan, self.proc, child)?;
+    fn record(&self, child: &Child, limits: &[usize], cgroups: Vec<PathBuf>) -> Result<State> {
+        limit(self.plan, self.proc, child, limits)?;
         let state = State {
             id: self.plan.id.clone(),
             oci_version: crate::spec::OCI_VERSION.into(),
@@ -404,7 +442,9 @@ pub fn hand_over(
 
 /// What only the host's privileges can do to a process that is ready for its program: here, because the limits could have
 /// hindered the set-up.
-pub fn limit(plan: &Plan, proc: &Proc, child: &Child) -> Result<()> {
+///
+/// `limits`: those of `process.rlimits` that it could not set itself.
+pub fn limit(plan: &Plan, proc: &Proc, child: &Child, limits: &[usize]) -> Result<()> {
     let process = &plan.process;
     // Of an ordinary user's process, /proc belongs to root by now: it has set its score itself.
     if let Some(score) = process.oom_score_adj.filter(|_| !plan.ordinary_user) {
@@ -412,7 +452,7 @@ pub fn limit(plan: &Plan, proc: &Proc, child: &Child) -> Result<()> {
             .hint_if(Errno::EACCES, "lowering it below the caller's own needs CAP_SYS_RESOURCE")
             .context("process.oomScoreAdj")?;
     }
-    for (i, limit) in process.rlimits.iter().enumerate() {
+    for (i, limit) in process.rlimits.iter().enumerate().filter(|(i, _)| limits.contains(i)) {
         prlimit(child.pid, limit.resource, limit.soft, limit.hard)
             .hint_if(Errno::EPERM, "raising a hard limit needs CAP_SYS_RESOURCE")
             .with_context(|| format!("process.rlimits[{i}] {}", limit.name))?;

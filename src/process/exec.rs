@@ -12,6 +12,7 @@ use nix::unistd::{Pid, chroot, fchdir};
 
 use crate::error::ResultExt;
 use crate::host::Host;
+use crate::kernel::capability::setgroups_if_allowed;
 use crate::kernel::cgroup::{Existing, Handle, unified_of};
 use crate::kernel::path::Root;
 use crate::kernel::procfs::{Found, Proc};
@@ -20,12 +21,13 @@ use crate::plan::Plan;
 use crate::plan::namespaces::Kind;
 use crate::process::channel::{Channel, Message, pair};
 use crate::process::create::{Console, Wishes, hand_over, limit, write_pid_file};
+use crate::process::foreground::Signals;
 use crate::process::tail::{self, Tail};
 use crate::state::{State, Status, hook_state};
 use crate::sys::call;
 use crate::sys::clone::{Child, Clone, PARENT, clone3, exit, setns};
 use crate::sys::memory::SharedWord;
-use crate::sys::process::{pidfd_send_signal, set_dumpable, set_parent_death_signal, wait};
+use crate::sys::process::{pidfd_send_signal, set_dumpable, wait};
 
 /// A process in a container.
 pub struct Executed {
@@ -33,6 +35,8 @@ pub struct Executed {
     pub child: Child,
     /// The terminal's master, if it was to be kept.
     pub master: Option<OwnedFd>,
+    /// Blocked from the moment on from which the process would outlive this one.
+    pub signals: Signals,
 }
 
 /// What the child has when it begins.
@@ -47,7 +51,8 @@ struct Inherited<'a> {
     parents: Vec<RawFd>,
 }
 
-/// Runs the process of `plan` in the container of `state`, whose init is `found`. Returns when its program runs.
+/// Runs the process of `plan` in the container of `state`, whose init is `found`. Returns when its program runs;
+/// `foreground`: the caller will wait for it and pass signals on.
 pub fn exec(
     plan: &Plan,
     host: &Host,
@@ -55,6 +60,7 @@ pub fn exec(
     found: &Found,
     wishes: &Wishes,
     sub: Option<&Path>,
+    foreground: bool,
 ) -> Result<Executed> {
     let proc = Proc::open()?;
     let cgroup = Existing::open(&state.cgroups)?.handle(sub)?;
@@ -79,20 +85,22 @@ pub fn exec(
         taken: &taken,
         parents: vec![ours.fd().as_raw_fd()],
     };
-    let child = match clone_into(&cgroup, &proc, state)? {
+    let child = match clone_into(&cgroup, &proc, state, sub)? {
         Clone::Parent(child) => child,
         Clone::Child if plan.ordinary_user => stage(plan, inherited, theirs),
         Clone::Child => run(plan, inherited, theirs),
     };
     drop(theirs);
     let child = if plan.ordinary_user { after_stager(&ours, child)? } else { child };
-    let done = Parent { plan, state, proc: &proc, child: &child, taken: &taken }.converse(&ours, wishes);
+    let parent = Parent { plan, state, proc: &proc, child: &child, taken: &taken, foreground };
+    let done = parent.converse(&ours, wishes);
     if done.is_err() {
         // Dead already is as good.
         drop(pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL));
         drop(wait(child.pidfd.as_fd(), true));
     }
-    Ok(Executed { master: done?, child })
+    let (master, signals) = done?;
+    Ok(Executed { child, master, signals })
 }
 
 /// First process of an ordinary user, who has capabilities in the container's user namespace alone: it joins all
@@ -101,8 +109,7 @@ fn stage(plan: &Plan, mut inherited: Inherited<'_>, channel: Channel) -> ! {
     tail::close_parents(&std::mem::take(&mut inherited.parents));
     let cloned = || -> Result<Clone> {
         tail::set_own_oom_score(plan, &inherited.proc)?;
-        set_dumpable(false)?;
-        set_parent_death_signal(libc::SIGKILL)?;
+        tail::first_steps()?;
         inherited.cgroup.join_self()?;
         join(plan, inherited.init)?;
         Ok(clone3(PARENT, None)?)
@@ -139,15 +146,17 @@ fn after_stager(channel: &Channel, stager: Child) -> Result<Child> {
 }
 
 /// The container's cgroup, or where init is if that has moved: a cgroup that passes controllers on holds no processes
-/// (cgroups(7), "no internal processes").
-fn clone_into(cgroup: &Handle, proc: &Proc, state: &State) -> Result<Clone> {
+/// (cgroups(7), "no internal processes"). One that was asked for by name is taken or refused.
+fn clone_into(cgroup: &Handle, proc: &Proc, state: &State, sub: Option<&Path>) -> Result<Clone> {
     match clone3(0, cgroup.clone_into()) {
-        Err(e) if e.errno == Errno::EBUSY && cgroup.clone_into().is_some() => {
+        Err(e) if e.errno == Errno::EBUSY && cgroup.clone_into().is_some() && sub.is_none() => {
             let text = proc.read(&format!("{}/cgroup", state.init.pid))?;
             let moved = unified_of(&text).context("init has no v2 cgroup")?;
             Ok(clone3(0, Existing::open(&[moved])?.handle(None)?.clone_into())?)
         }
-        cloned => cloned.hint_if(Errno::EAGAIN, "a limit on processes: pids.max of the container's cgroup"),
+        cloned => cloned
+            .hint_if(Errno::EAGAIN, "a limit on processes: pids.max of the container's cgroup")
+            .hint_if(Errno::EBUSY, "the cgroup passes controllers on to others below it: those can hold processes"),
     }
     .context("clone the process")
 }
@@ -159,12 +168,14 @@ struct Parent<'a> {
     proc: &'a Proc,
     child: &'a Child,
     taken: &'a SharedWord,
+    foreground: bool,
 }
 
 impl Parent<'_> {
     /// Answers the process until its program runs.
-    fn converse(&self, channel: &Channel, wishes: &Wishes) -> Result<Option<OwnedFd>> {
+    fn converse(&self, channel: &Channel, wishes: &Wishes) -> Result<(Option<OwnedFd>, Signals)> {
         let mut master = None;
+        let mut signals = None;
         loop {
             let Some((message, fd)) = channel.receive()? else { break };
             match message {
@@ -179,13 +190,17 @@ impl Parent<'_> {
                 Message::Listener(number) => self.hand_over_listener(number, channel)?,
                 Message::Warning(text) => crate::log::warn(&text),
                 Message::Failed(failure) => return Err(failure.into()),
-                Message::Ready => {
-                    limit(self.plan, self.proc, self.child)?;
+                Message::Ready { limits } => {
+                    limit(self.plan, self.proc, self.child, &limits)?;
+                    // Until here a signal ends this process, and that kills the child: a wait for a paused container can
+                    // be broken off.
+                    signals = Some(Signals::block(self.foreground)?);
                     channel.send(&Message::Go).context("the process has died")?;
                 }
                 other => bail!("the process sent {other:?}"),
             }
         }
+        let signals = signals.context("the process has died before its program ran")?;
         // execve has closed the channel, or death.
         if self.proc.stat(self.child.pid)?.is_some_and(|stat| stat.has_not_execed()) {
             bail!("the process has died before its program ran");
@@ -198,7 +213,7 @@ impl Parent<'_> {
         if let Some(path) = &wishes.pid_file {
             write_pid_file(path, self.child.pid).with_context(|| format!("--pid-file {path:?}"))?;
         }
-        Ok(master)
+        Ok((master, signals))
     }
 
     fn hand_over_listener(&self, number: i32, channel: &Channel) -> Result<()> {
@@ -224,7 +239,7 @@ fn run(plan: &Plan, inherited: Inherited<'_>, mut channel: Channel) -> ! {
 }
 
 fn enter(plan: &Plan, inherited: Inherited<'_>, channel: &mut Channel) -> Result<Tail> {
-    set_parent_death_signal(libc::SIGKILL)?;
+    tail::first_steps()?;
     if !plan.ordinary_user {
         inherited.cgroup.join_self()?;
     }
@@ -238,8 +253,8 @@ fn enter(plan: &Plan, inherited: Inherited<'_>, channel: &mut Channel) -> Result
         call!("chroot(\".\")" => chroot(c".")).context("init's root directory")?;
     }
     if plan.namespaces.is_separate(Kind::User) {
-        idmap::become_root()?;
-        set_parent_death_signal(libc::SIGKILL)?;
+        idmap::become_root(plan.process.keeps_groups)?;
+        tail::first_steps()?; // the change of user has undone them
     }
     tail::new_session()?;
     if plan.new_keyring {
@@ -250,7 +265,7 @@ fn enter(plan: &Plan, inherited: Inherited<'_>, channel: &mut Channel) -> Result
         tail::hand_over_terminal(plan, channel, rootfs::open_console(&root)?)?;
     }
     let tail = tail::confine(plan, inherited.proc, None, channel, inherited.taken)?;
-    channel.send(&Message::Ready)?;
+    channel.send(&Message::Ready { limits: tail::set_limits(&plan.process) })?;
     tail::commit(channel)?;
     Ok(tail)
 }
@@ -262,6 +277,10 @@ fn join(plan: &Plan, init: &Found) -> Result<()> {
     let flags = kinds
         .filter(|kind| (*kind != Kind::Pid || plan.ordinary_user) && plan.namespaces.is_separate(*kind))
         .fold(0, |flags, kind| flags | kind.flag());
+    if plan.namespaces.is_separate(Kind::User) {
+        // Inside, setgroups(2) may be denied.
+        setgroups_if_allowed(&[], plan.process.keeps_groups)?;
+    }
     if flags != 0 {
         setns(init.pidfd.as_fd(), flags)
             .hint_if(Errno::ESRCH, "init has ended")

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The child, from its clone to its execve. It is a fork of the runtime: the plan and every descriptor are simply there.
-//! It opens no path of the host, but for a caller who is not root.
+//! It opens no path of the host but, in a user namespace, those of the root and of bind mounts once more
+//! (`Prepared::lock`); or, for a caller who may not clone mounts, all of them (`prepare_inside`).
 
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 
@@ -23,7 +24,7 @@ use crate::state::{Status, hook_state};
 use crate::sys;
 use crate::sys::clone::{Clone, PARENT, clone3, exit};
 use crate::sys::memory::SharedWord;
-use crate::sys::process::{reset_signals, set_dumpable, set_parent_death_signal};
+use crate::sys::process::{reset_signals, set_parent_death_signal};
 
 /// What the parent has opened for init before the clone.
 pub struct Inherited<'a> {
@@ -57,11 +58,11 @@ pub fn stage(plan: &Plan, inherited: Inherited<'_>, channel: Channel, progress: 
 }
 
 fn stage_and_clone(plan: &Plan, inherited: &Inherited<'_>) -> Result<Clone> {
-    first_steps(plan, &inherited.proc)?;
+    begin(plan, &inherited.proc)?;
     inherited.cgroup.join_self()?;
     if plan.ordinary_user {
         // What he may join belongs to the user namespace that is joined with it.
-        namespace::join_one(&inherited.joined, Kind::User)?;
+        namespace::join_user(&inherited.joined, plan.process.keeps_groups)?;
     }
     namespace::join_others(&inherited.joined)?;
     if !plan.namespaces.time_offsets.is_empty() {
@@ -69,9 +70,9 @@ fn stage_and_clone(plan: &Plan, inherited: &Inherited<'_>) -> Result<Clone> {
     }
     // The PID namespace before the user namespace: its owner may be the host's. Both take CAP_SYS_ADMIN over the target,
     // which the host's root has over every descendant.
-    namespace::join_one(&inherited.joined, Kind::Pid)?;
+    namespace::join_pid(&inherited.joined)?;
     if !plan.ordinary_user {
-        namespace::join_one(&inherited.joined, Kind::User)?;
+        namespace::join_user(&inherited.joined, plan.process.keeps_groups)?;
     }
     let mut flags = plan.namespaces.clone_flags();
     if !plan.namespaces.time_offsets.is_empty() {
@@ -80,17 +81,13 @@ fn stage_and_clone(plan: &Plan, inherited: &Inherited<'_>) -> Result<Clone> {
     Ok(clone3(flags | PARENT, None)?)
 }
 
-/// Not dumpable before anything else: in a shared PID namespace processes of the container could otherwise trace this one
-/// and take its descriptors (CVE-2016-9962). The death of the runtime kills a half-made container.
-///
 /// An ordinary user can write the maps of his child only as long as it is dumpable. It has joined nothing by then.
-fn first_steps(plan: &Plan, proc: &Proc) -> Result<()> {
+fn begin(plan: &Plan, proc: &Proc) -> Result<()> {
     tail::set_own_oom_score(plan, proc)?;
-    if !(plan.ordinary_user && plan.idmap.is_some()) {
-        set_dumpable(false)?;
+    if plan.ordinary_user && plan.idmap.is_some() {
+        return Ok(set_parent_death_signal(libc::SIGKILL)?);
     }
-    set_parent_death_signal(libc::SIGKILL)?;
-    Ok(())
+    tail::first_steps()
 }
 
 /// First process after the clone if [`Shape::Direct`]. Does not return.
@@ -116,7 +113,7 @@ fn init(plan: &Plan, inherited: Inherited<'_>, mut channel: Channel, progress: &
 /// Everything up to the point where only `start` is missing.
 fn prepare(plan: &Plan, mut inherited: Inherited<'_>, channel: &mut Channel, progress: &Progress) -> Result<Tail> {
     crate::log::detach();
-    first_steps(plan, &inherited.proc)?;
+    begin(plan, &inherited.proc)?;
     if plan.shape == Shape::Direct {
         inherited.cgroup.join_self()?;
     }
@@ -124,22 +121,27 @@ fn prepare(plan: &Plan, mut inherited: Inherited<'_>, channel: &mut Channel, pro
     channel.send(&Message::NeedIdMap)?;
     channel.expect_go()?;
     if plan.ordinary_user {
-        set_dumpable(false)?;
+        tail::first_steps()?;
     }
 
     progress.reached(Step::Namespaces);
     if plan.shape == Shape::Direct && plan.ordinary_user {
-        namespace::join_one(&inherited.joined, Kind::User)?;
+        namespace::join_user(&inherited.joined, plan.process.keeps_groups)?;
         namespace::join_others(&inherited.joined)?;
     } else if plan.shape == Shape::Direct {
         namespace::join_others(&inherited.joined)?;
-        namespace::join_one(&inherited.joined, Kind::User)?;
+        namespace::join_user(&inherited.joined, plan.process.keeps_groups)?;
     }
     inherited.joined.clear();
     if plan.namespaces.is_separate(Kind::User) {
-        idmap::become_root()?;
-        // The change of user has cleared it.
-        set_parent_death_signal(libc::SIGKILL)?;
+        if let Some(rootfs) = &mut inherited.rootfs {
+            rootfs.lock(&plan.filesystem, |mount, clone| {
+                channel.send_with(&Message::Idmap { mount }, Some(clone))?;
+                channel.expect_go()
+            })?;
+        }
+        idmap::become_root(plan.process.keeps_groups)?;
+        tail::first_steps()?; // the change of user has undone them
     }
     if plan.namespaces.is_new(Kind::Cgroup) {
         namespace::unshare_cgroup()?;
@@ -147,6 +149,7 @@ fn prepare(plan: &Plan, mut inherited: Inherited<'_>, channel: &mut Channel, pro
     tail::new_session()?;
     if plan.new_keyring {
         tail::new_keyring(plan, channel)?;
+        tail::share_keyring()?;
     }
     if plan.namespaces.is_new(Kind::Network) {
         namespace::loopback_up()?;
@@ -182,7 +185,7 @@ fn prepare(plan: &Plan, mut inherited: Inherited<'_>, channel: &mut Channel, pro
     progress.reached(Step::Credentials);
     let tail = tail::confine(plan, proc, Some(start), channel, progress.taken())?;
     progress.reached(Step::WaitForStart);
-    channel.send(&Message::Ready)?;
+    channel.send(&Message::Ready { limits: tail::set_limits(&plan.process) })?;
     Ok(tail)
 }
 
@@ -206,9 +209,7 @@ fn wait_and_exec(plan: &Plan, mut tail: Tail) -> ! {
         // A `start` that died before it said Go has started nothing: wait for the next one.
         let Ok(Some((Message::Go, word))) = connection.receive() else { continue };
         drop(start);
-        let error = start_hooks(plan)
-            .and_then(|()| taken_word(word))
-            .map_or_else(|e| e, |taken| tail::exec(plan, tail, &connection, &taken));
+        let error = taken_word(word).map_or_else(|e| e, |taken| run_program(plan, tail, &connection, &taken));
         tail::fail(&connection, &error)
     }
 }
@@ -221,11 +222,19 @@ fn taken_word(memfd: Option<OwnedFd>) -> Result<SharedWord> {
     })
 }
 
-fn start_hooks(plan: &Plan) -> Result<()> {
-    if plan.hooks.start_container.is_empty() {
-        return Ok(());
+/// The startContainer hooks, if there are any, and the program. Returns only on failure.
+fn run_program(plan: &Plan, tail: Tail, connection: &Channel, taken: &SharedWord) -> anyhow::Error {
+    let hooks = &plan.hooks.start_container;
+    if hooks.is_empty() {
+        return tail::exec(plan, tail, connection, taken);
     }
-    let state =
-        hook_state(&plan.id, Status::Created, std::process::id().cast_signed(), &plan.bundle, &plan.annotations);
-    hook::run_all("startContainer", &plan.hooks.start_container, &state, None)
+    let pid = std::process::id().cast_signed();
+    let state = hook_state(&plan.id, Status::Created, pid, &plan.bundle, &plan.annotations);
+    // The hooks are programs of the image, and must not be able to do what its process cannot.
+    let ran = tail::load_late_filter(plan, connection, taken)
+        .and_then(|()| hook::run_all("startContainer", hooks, &state, None));
+    match ran {
+        Err(e) => e,
+        Ok(()) => tail::exec_filtered(plan, tail, connection),
+    }
 }

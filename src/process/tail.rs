@@ -11,19 +11,23 @@ use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, SFlag, fstat, umask};
-use nix::unistd::{chdir, setsid};
+use nix::unistd::{Pid, chdir, setsid};
 
 use crate::error::ResultExt;
 use crate::kernel::console::{self, Console};
 use crate::kernel::procfs::Proc;
 use crate::kernel::{capability, executable, lsm, scheduling, seccomp};
 use crate::plan::Plan;
+use crate::plan::process::Process;
 use crate::process::channel::{Channel, Failure, Message};
 use crate::seccomp::Compiled;
 use crate::sys::clone::exit;
 use crate::sys::fd::{Resolve, close_range, duplicate_onto, openat2, set_close_on_exec, stdio};
 use crate::sys::memory::SharedWord;
-use crate::sys::process::{execve, join_session_keyring, set_no_new_privileges, set_parent_death_signal};
+use crate::sys::process::{
+    execve, join_session_keyring, prlimit, set_dumpable, set_no_new_privileges, set_parent_death_signal,
+    set_session_keyring_permissions,
+};
 use crate::sys::{self, call};
 
 /// What is left when only execve is missing.
@@ -42,13 +46,22 @@ pub fn fail(channel: &Channel, error: &anyhow::Error) -> ! {
     exit(1)
 }
 
-/// What a process that an ordinary user has made does to itself, since its /proc entries do once it is not dumpable, which
-/// they then cannot be written by him. Children inherit it.
+/// What a process that an ordinary user has made does to itself: once it is not dumpable, its /proc entries belong to
+/// root, so that he cannot write them. Children inherit it.
 pub fn set_own_oom_score(plan: &Plan, proc: &Proc) -> Result<()> {
     let Some(score) = plan.process.oom_score_adj.filter(|_| plan.ordinary_user) else { return Ok(()) };
     proc.write_own("oom_score_adj", &score.to_string())
         .hint_if(Errno::EACCES, "lowering it below the caller's own needs CAP_SYS_RESOURCE")
         .context("process.oomScoreAdj")
+}
+
+/// Not dumpable before anything else: in a shared PID namespace processes of the container could otherwise trace this one
+/// and take its descriptors (CVE-2016-9962). The death of the runtime kills a half-made process. A change of user clears
+/// the latter, and makes the former what fs.suid_dumpable says.
+pub fn first_steps() -> Result<()> {
+    set_dumpable(false)?;
+    set_parent_death_signal(libc::SIGKILL)?;
+    Ok(())
 }
 
 /// Closes the parent's own descriptors, by number: their owners live in its frames of the stack, which never return here.
@@ -99,20 +112,29 @@ pub fn confine(
     drop(proc);
     let filter_early = plan.seccomp.as_ref().filter(|_| !process.no_new_privileges);
     let start = keep_only(start, channel, plan.preserve_fds)?;
+    // As root first, since WORKDIR is often a directory that only root may enter; `enter_cwd` checks where it led.
+    let entered = chdir(&process.cwd).is_ok();
     if let Some(filter) = filter_early {
         // Without no_new_privs loading is privileged, so it comes before the capabilities go.
         load_filter(filter, channel, taken)?;
     }
     capability::become_user(process)?;
-    // The change of user has cleared it.
-    set_parent_death_signal(libc::SIGKILL)?;
+    first_steps()?; // the change of user has undone them
     capability::verify(process, filter_early.is_some())?;
-    enter_cwd(plan)?;
+    enter_cwd(plan, entered)?;
     let program = executable::find(process)?;
     let c_string = |text: &String| CString::new(text.as_bytes()).context("an argument contains a NUL byte");
     let args = process.args.iter().map(c_string).collect::<Result<_>>()?;
     let env = env.iter().map(c_string).collect::<Result<_>>()?;
     Ok(Tail { start, program, args, env })
+}
+
+/// Sets the limits last, since they could hinder all that comes before, and gives those back that it could not set.
+/// Anybody may lower limits; to raise one takes the runtime's CAP_SYS_RESOURCE, and without that the runtime may not even
+/// lower those of a process with another user id.
+pub fn set_limits(process: &Process) -> Vec<usize> {
+    let limits = process.rlimits.iter().enumerate();
+    limits.filter(|(_, l)| prlimit(Pid::from_raw(0), l.resource, l.soft, l.hard).is_err()).map(|(i, _)| i).collect()
 }
 
 /// Waits until the runtime has done its part: from here on the process lives without it.
@@ -125,34 +147,42 @@ pub fn commit(channel: &Channel) -> Result<()> {
 /// The late filter, and execve. The channel is the only descriptor beside stdio and the preserved ones, and execve
 /// closes it: its end of file says that the program runs. Returns only on failure.
 pub fn exec(plan: &Plan, tail: Tail, channel: &Channel, taken: &SharedWord) -> anyhow::Error {
-    match last_steps(plan, channel, taken) {
+    match close_all(plan, channel).and_then(|()| load_late_filter(plan, channel, taken)) {
         Err(e) => e,
-        Ok(()) => {
-            let error = execve(&tail.program, &tail.args, &tail.env);
-            let program = tail.program;
-            let text = program.to_string_lossy().into_owned();
-            let failed: sys::Result<()> = Err(error);
-            let hint = match &failed {
-                Err(e) if e.errno == Errno::ENOENT => Some(
-                    "the file exists: its interpreter (#! line or ELF loader) does not, inside the root filesystem",
-                ),
-                Err(e) if e.errno == Errno::ENOEXEC => {
-                    Some("neither a program for this machine nor a script with a #! line")
-                }
-                _ => None,
-            };
-            let failed = failed.with_context(|| format!("exec {text:?}"));
-            match hint {
-                Some(hint) => failed.hint(hint),
-                None => failed,
-            }
-            .err()
-            .unwrap_or_else(|| anyhow::anyhow!("execve returned without an error"))
-        }
+        Ok(()) => execute(tail),
     }
 }
 
-fn last_steps(plan: &Plan, channel: &Channel, taken: &SharedWord) -> Result<()> {
+/// As [`exec`], for a process that has loaded the late filter already.
+pub fn exec_filtered(plan: &Plan, tail: Tail, channel: &Channel) -> anyhow::Error {
+    match close_all(plan, channel) {
+        Err(e) => e,
+        Ok(()) => execute(tail),
+    }
+}
+
+fn execute(tail: Tail) -> anyhow::Error {
+    let error = execve(&tail.program, &tail.args, &tail.env);
+    let program = tail.program;
+    let text = program.to_string_lossy().into_owned();
+    let failed: sys::Result<()> = Err(error);
+    let hint = match &failed {
+        Err(e) if e.errno == Errno::ENOENT => {
+            Some("the file exists: its interpreter (#! line or ELF loader) does not, inside the root filesystem")
+        }
+        Err(e) if e.errno == Errno::ENOEXEC => Some("neither a program for this machine nor a script with a #! line"),
+        _ => None,
+    };
+    let failed = failed.with_context(|| format!("exec {text:?}"));
+    match hint {
+        Some(hint) => failed.hint(hint),
+        None => failed,
+    }
+    .err()
+    .unwrap_or_else(|| anyhow::anyhow!("execve returned without an error"))
+}
+
+fn close_all(plan: &Plan, channel: &Channel) -> Result<()> {
     let first = 3 + plan.preserve_fds;
     for fd in 3..first {
         set_close_on_exec(fd.cast_signed(), false).with_context(|| format!("--preserve-fds: descriptor {fd}"))?;
@@ -161,14 +191,18 @@ fn last_steps(plan: &Plan, channel: &Channel, taken: &SharedWord) -> Result<()> 
     let below = if kept > first { close_range(first, kept - 1) } else { Ok(()) };
     let closed = below.and_then(|()| close_range(kept + 1, u32::MAX));
     match closed {
-        // An early filter may not know the call. `keep_only` has closed everything before it was loaded.
-        Err(e) if plan.seccomp.is_some() && matches!(e.errno, Errno::ENOSYS | Errno::EPERM) => {}
-        other => other?,
+        // A filter that is loaded already may not know the call. `keep_only` has closed everything before it was loaded.
+        Err(e) if plan.seccomp.is_some() && matches!(e.errno, Errno::ENOSYS | Errno::EPERM) => Ok(()),
+        other => Ok(other?),
     }
-    if let Some(filter) = plan.seccomp.as_ref().filter(|_| plan.process.no_new_privileges) {
-        load_filter(filter, channel, taken)?;
+}
+
+/// The filter of a process with no_new_privs.
+pub fn load_late_filter(plan: &Plan, channel: &Channel, taken: &SharedWord) -> Result<()> {
+    match plan.seccomp.as_ref().filter(|_| plan.process.no_new_privileges) {
+        Some(filter) => load_filter(filter, channel, taken),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 fn load_filter(filter: &Compiled, channel: &Channel, taken: &SharedWord) -> Result<()> {
@@ -214,6 +248,18 @@ pub fn hand_over_terminal(plan: &Plan, channel: &Channel, terminal: Console) -> 
     console::attach(terminal.slave)
 }
 
+/// A new keyring's permissions, and its owner's to find it by name: everything for those who possess it; view, read and
+/// link for its owner is what the kernel gives.
+const FOUND_BY_NAME: u32 = 0x3f1b_0000;
+
+/// Lets the processes of `exec` find the keyring of init, instead of each making one of the same name.
+pub fn share_keyring() -> Result<()> {
+    match set_session_keyring_permissions(FOUND_BY_NAME) {
+        Err(e) if e.errno == Errno::ENOSYS => Ok(()),
+        done => Ok(done.context("session keyring")?),
+    }
+}
+
 /// A session keyring of its own: the container must not see the caller's keys.
 pub fn new_keyring(plan: &Plan, channel: &Channel) -> Result<()> {
     let name = CString::new(format!("_ses.{}", plan.id)).context("keyring name")?;
@@ -227,10 +273,13 @@ pub fn new_keyring(plan: &Plan, channel: &Channel) -> Result<()> {
     }
 }
 
-/// Changes the directory and makes sure that it is below the root: `/proc/self/fd/N` could lead out (CVE-2024-21626).
-fn enter_cwd(plan: &Plan) -> Result<()> {
+/// Changes the directory, unless root has `entered` it, and makes sure that it is below the root: `/proc/self/fd/N` could
+/// lead out (CVE-2024-21626).
+fn enter_cwd(plan: &Plan, entered: bool) -> Result<()> {
     let cwd = &plan.process.cwd;
-    call!("chdir({cwd:?})" => chdir(cwd)).context("process.cwd")?;
+    if !entered {
+        call!("chdir({cwd:?})" => chdir(cwd)).context("process.cwd")?;
+    }
     let mut buffer = [0_u8; 4096];
     match sys::fd::getcwd(&mut buffer) {
         Ok(path) if path.first() == Some(&b'/') => Ok(()),

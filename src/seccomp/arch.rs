@@ -93,6 +93,58 @@ impl Arch {
         numbers.get(self as usize).copied().filter(|&number| number != u32::MAX)
     }
 
+    /// The system call with that number, if the architecture has one.
+    pub fn call(self, number: u32) -> Option<Call> {
+        let row = TABLE.iter().position(|(_, numbers)| numbers.get(self as usize) == Some(&number))?;
+        u16::try_from(row).ok().map(Call).filter(|_| number != u32::MAX)
+    }
+
+    /// Whether a number is part of the sequence that new system calls continue.
+    pub fn in_sequence(self, number: u32) -> bool {
+        !(self == Arch::Arm && number >= ARM_PRIVATE)
+    }
+
+    /// The name as uname(2) and orlop's command line have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Arch::X86_64 => "x86_64",
+            Arch::X86 => "x86",
+            Arch::X32 => "x32",
+            Arch::Aarch64 => "aarch64",
+            Arch::Arm => "arm",
+            Arch::Riscv64 => "riscv64",
+            Arch::Ppc64le => "ppc64le",
+            Arch::Loongarch64 => "loongarch64",
+        }
+    }
+
+    /// The architecture of that name, in any spelling in use: `x86_64`, `SCMP_ARCH_X86_64`, Go's `amd64`.
+    pub fn parse(name: &str) -> Option<Arch> {
+        let name = name.to_ascii_lowercase();
+        let name = name.strip_prefix("scmp_arch_").unwrap_or(&name);
+        Some(match name {
+            "x86_64" | "amd64" => Arch::X86_64,
+            "x86" | "i386" | "i686" | "386" => Arch::X86,
+            "x32" => Arch::X32,
+            "aarch64" | "arm64" => Arch::Aarch64,
+            "arm" => Arch::Arm,
+            "riscv64" => Arch::Riscv64,
+            "ppc64le" => Arch::Ppc64le,
+            "loongarch64" | "loong64" => Arch::Loongarch64,
+            "native" => Arch::NATIVE,
+            _ => return None,
+        })
+    }
+
+    /// The architecture of the 64-bit kernel that has these calls.
+    pub fn kernel(self) -> Arch {
+        match self {
+            Arch::X86 | Arch::X32 => Arch::X86_64,
+            Arch::Arm => Arch::Aarch64,
+            other => other,
+        }
+    }
+
     /// How the architecture also spells `call`: the number of its multiplexer and the test for the subcode.
     ///
     /// x86 and ppc64le kept socketcall(2) and ipc(2) after they got direct calls. The kernel takes the subcode as an

@@ -141,7 +141,7 @@ impl Reversed {
 
     fn decision(&mut self, decision: &Decision) -> Result<Place, String> {
         match decision {
-            Decision::Fixed(action) => Ok(self.answer(*action)),
+            Decision::Fixed(action, _) => Ok(self.answer(*action)),
             Decision::Rules(chain) => self.chain(chain),
         }
     }
@@ -217,7 +217,7 @@ pub fn check(policy: &Policy, program: &[sock_filter]) -> Result<(), String> {
         for (range, end) in machine.ranges.iter().zip(ends) {
             let data = |number, args| Data { arch: machine.audit, number, args };
             match &range.decision {
-                Decision::Fixed(action) => {
+                Decision::Fixed(action, _) => {
                     compare(data(range.start, [0; 6]), *action, true)?;
                     compare(data(end, [u64::MAX; 6]), *action, true)?;
                 }

@@ -5,13 +5,24 @@
 use std::collections::BTreeSet;
 
 use super::arch::{ARM_PRIVATE, Arch, Call, X32_BIT};
-use super::policy::{Action, Bound, Chain, Condition, Decision, Machine, Policy, Range, Test};
+use super::policy::{Action, Bound, Chain, Condition, Decision, Machine, Policy, Range, Reason, Test};
 use super::profile::{Profile, Rule};
 use crate::plan::problem::Problems;
 
 /// Turns a profile into a policy. Contradictions become faults, rules that cannot do what they say warnings.
 pub fn lower(profile: &Profile, problems: &mut Problems) -> Policy {
-    let mut lowering = Lowering { profile, problems, reported: BTreeSet::new(), contradictions: BTreeSet::new() };
+    lower_with(profile, problems, true)
+}
+
+/// [`lower`], with a range for each reason instead of the fewest: the policy answers alike, and tells why. What there is
+/// to report [`lower`] has reported.
+pub fn lower_apart(profile: &Profile) -> Policy {
+    lower_with(profile, &mut Problems::default(), false)
+}
+
+fn lower_with(profile: &Profile, problems: &mut Problems, merge: bool) -> Policy {
+    let mut lowering =
+        Lowering { profile, problems, merge, reported: BTreeSet::new(), contradictions: BTreeSet::new() };
     let mut machines: Vec<Machine> = Vec::with_capacity(profile.arches.len());
     for &arch in &profile.arches {
         if machines.iter().all(|machine| machine.audit != arch.audit()) {
@@ -25,6 +36,8 @@ pub fn lower(profile: &Profile, problems: &mut Problems) -> Policy {
 struct Lowering<'a> {
     profile: &'a Profile,
     problems: &'a mut Problems,
+    /// Neighbouring numbers with equal decisions share a range.
+    merge: bool,
     /// Pairs of entries already reported, which would recur for each name and architecture.
     reported: BTreeSet<(usize, usize)>,
     contradictions: BTreeSet<(usize, usize)>,
@@ -51,14 +64,14 @@ impl Lowering<'_> {
                 if self.profile.arches.contains(&arch) {
                     self.segment(arch, start, end, &mut ranges);
                 } else {
-                    push(&mut ranges, start, Decision::Fixed(Policy::BAD_ARCH));
+                    push(&mut ranges, start, Decision::Fixed(Policy::BAD_ARCH, Reason::Unlisted), self.merge);
                 }
             }
         } else if let Some(&arch) = self.profile.arches.iter().find(|arch| arch.audit() == audit) {
             self.segment(arch, 0, u32::MAX, &mut ranges);
         }
         // A tracer sets the number to -1 to skip a call (ptrace(2)): neither x32 nor newer than the profile.
-        push(&mut ranges, u32::MAX, Decision::Fixed(self.profile.default));
+        push(&mut ranges, u32::MAX, Decision::Fixed(self.profile.default, Reason::Skipped), self.merge);
         ranges
     }
 
@@ -70,7 +83,7 @@ impl Lowering<'_> {
         for (rule, index) in profile.rules.iter().zip(0..) {
             for &call in &rule.calls {
                 let number = arch.number(call);
-                if number.is_some_and(|number| !(arch == Arch::Arm && number >= ARM_PRIVATE)) {
+                if number.is_some_and(|number| arch.in_sequence(number)) {
                     newest = newest.max(number);
                 }
                 if rule.effective {
@@ -88,15 +101,16 @@ impl Lowering<'_> {
             Some(newest) if !matches!(profile.default, Action::Allow | Action::Log | Action::Trace(_)) => newest + 1,
             _ => end,
         };
+        let merge = self.merge;
         let sequence_end = if arch == Arch::Arm { ARM_PRIVATE } else { end };
         let gap = |ranges: &mut Vec<Range>, from: u32, to: u32| {
-            for (first, last, action) in [
-                (from, to.min(newer), profile.default),
-                (from.max(newer), to.min(sequence_end), Action::Errno(ENOSYS)),
-                (from.max(newer).max(sequence_end), to, profile.default),
+            for (first, last, action, reason) in [
+                (from, to.min(newer), profile.default, Reason::Default),
+                (from.max(newer), to.min(sequence_end), Action::Errno(ENOSYS), Reason::Newer),
+                (from.max(newer).max(sequence_end), to, profile.default, Reason::Default),
             ] {
                 if first < last {
-                    push(ranges, first, Decision::Fixed(action));
+                    push(ranges, first, Decision::Fixed(action, reason), merge);
                 }
             }
         };
@@ -105,7 +119,7 @@ impl Lowering<'_> {
             let Some(number) = group.first().map(|hit| hit.number) else { continue };
             gap(ranges, next, number);
             let decision = self.decision(arch, group);
-            push(ranges, number, decision);
+            push(ranges, number, decision, merge);
             next = number + 1;
         }
         gap(ranges, next, end);
@@ -119,7 +133,7 @@ impl Lowering<'_> {
             && let Some(rule) = rule(hit)
             && rule.conditions.is_empty()
         {
-            return Decision::Fixed(rule.action);
+            return Decision::Fixed(rule.action, Reason::Entry(rule.origin));
         }
         let wide = arch.is_64();
         let mut rules: Vec<Bound> = Vec::new();
@@ -137,7 +151,7 @@ impl Lowering<'_> {
                     format!("never applies to {name}: syscalls[{rule}] decides it whatever the arguments are")
                 });
             }
-            return Decision::Fixed(rule.action);
+            return Decision::Fixed(rule.action, Reason::Entry(rule.origin));
         }
         for hit in hits.iter().filter(|hit| hit.multiplexed) {
             let Some(rule) = rule(hit).filter(|rule| rule.conditions.iter().any(|c| c.index == 0)) else { continue };
@@ -252,8 +266,8 @@ fn bind(rule: &Rule, subcode: Option<Condition>, wide: bool, rules: &mut Vec<Bou
 }
 
 /// Begins a range, unless the last one goes on.
-fn push(ranges: &mut Vec<Range>, start: u32, decision: Decision) {
-    if ranges.last().is_none_or(|last| last.decision != decision) {
+fn push(ranges: &mut Vec<Range>, start: u32, decision: Decision, merge: bool) {
+    if !merge || ranges.last().is_none_or(|last| last.decision != decision) {
         ranges.push(Range { start, decision });
     }
 }

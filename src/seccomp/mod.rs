@@ -11,12 +11,19 @@
 //! libseccomp has defects; each such place says so.
 
 pub mod arch;
+pub mod cells;
 pub mod codegen;
+pub mod diff;
+pub mod docker;
+pub mod explain;
+pub mod lint;
+pub mod listing;
 pub mod lower;
 pub mod policy;
 pub mod profile;
 pub mod simulate;
 mod table;
+pub mod words;
 
 use std::path::PathBuf;
 
@@ -25,7 +32,8 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::plan::problem::Problems;
 use arch::Arch;
-use policy::Action;
+use policy::{Action, Policy};
+use profile::Profile;
 
 /// One BPF instruction, laid out as the kernel's `struct sock_filter`.
 pub type Instruction = seccompiler::sock_filter;
@@ -89,8 +97,30 @@ pub fn compile(section: &LinuxSeccomp, problems: &mut Problems) -> Option<Compil
 
 /// [`compile`] for a kernel of the architecture `native`.
 fn compile_for(native: Arch, section: &LinuxSeccomp, problems: &mut Problems) -> Option<Compiled> {
+    let (profile, program) = stages(native, section, problems)?;
+    let notifies = program.iter().any(|i| i.code == simulate::RETURN && i.k == Action::Notify.code());
+    Some(Compiled { program, flags: profile.flags, listener: profile.listener, notifies })
+}
+
+/// A profile with everything that compiling made of it, for those who ask about it.
+#[derive(Debug)]
+pub struct Examined {
+    pub profile: Profile,
+    /// Lowered to tell reasons apart, so it is not the one that the program was emitted from.
+    pub apart: Policy,
+    pub program: Vec<Instruction>,
+}
+
+/// [`compile`] for a kernel of the architecture `native`, keeping the intermediate results.
+pub fn examine(native: Arch, section: &LinuxSeccomp, problems: &mut Problems) -> Option<Examined> {
+    let (profile, program) = stages(native, section, problems)?;
+    let apart = lower::lower_apart(&profile);
+    Some(Examined { profile, apart, program })
+}
+
+fn stages(native: Arch, section: &LinuxSeccomp, problems: &mut Problems) -> Option<(Profile, Vec<Instruction>)> {
     let before = problems.errors.len();
-    let profile = profile::Profile::from_oci(section, native, problems);
+    let profile = Profile::from_oci(section, native, problems);
     if problems.errors.len() > before {
         return None;
     }
@@ -110,8 +140,7 @@ fn compile_for(native: Arch, section: &LinuxSeccomp, problems: &mut Problems) ->
         problems.error("linux.seccomp", format!("the compiled filter is not what the profile says, a bug: {e}"));
         return None;
     }
-    let notifies = program.iter().any(|i| i.code == simulate::RETURN && i.k == Action::Notify.code());
-    Some(Compiled { program, flags: profile.flags, listener: profile.listener, notifies })
+    Some((profile, program))
 }
 
 /// An instruction is 16 hexadecimal digits: code, jt, jf, k as in `struct sock_filter`.

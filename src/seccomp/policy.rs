@@ -5,7 +5,7 @@
 use std::cmp::{Ordering, Reverse};
 
 /// What the kernel does with a call, seccomp(2) "Filter return values".
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Action {
     KillProcess,
     KillThread,
@@ -32,6 +32,21 @@ impl Action {
             Action::Allow => libc::SECCOMP_RET_ALLOW,
         }
     }
+}
+
+/// What in a profile led to an action.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reason {
+    /// The entry of `linux.seccomp.syscalls` with this index.
+    Entry(usize),
+    /// `defaultAction`: no entry applies.
+    Default,
+    /// The number is above that of every call the profile names.
+    Newer,
+    /// The architecture is not in the profile.
+    Unlisted,
+    /// The number is -1, which is no call.
+    Skipped,
 }
 
 /// A comparison of an argument with the condition's value, unsigned.
@@ -130,10 +145,10 @@ impl Condition {
     }
 }
 
-const LOW: u64 = 0xffff_ffff;
+pub(super) const LOW: u64 = 0xffff_ffff;
 
 /// The smallest number from `low` on whose bits in `mask` equal `value`.
-fn first_masked(low: u64, mask: u64, value: u64) -> Option<u64> {
+pub(super) fn first_masked(low: u64, mask: u64, value: u64) -> Option<u64> {
     if low & mask == value {
         return Some(low);
     }
@@ -189,10 +204,34 @@ pub struct Chain {
     pub otherwise: Action,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub enum Decision {
-    Fixed(Action),
+    Fixed(Action, Reason),
     Rules(Box<Chain>),
+}
+
+/// Decisions are equal if they answer alike, for whatever reason: a program has one place for both.
+impl PartialEq for Decision {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Decision::Fixed(a, _), Decision::Fixed(b, _)) => a == b,
+            (Decision::Rules(a), Decision::Rules(b)) => a == b,
+            _ => false,
+        }
+    }
+}
+
+impl Decision {
+    /// The action for a call with these arguments, and why.
+    pub fn decide(&self, args: &[u64; 6]) -> (Action, Reason) {
+        match self {
+            Decision::Fixed(action, reason) => (*action, *reason),
+            Decision::Rules(chain) => chain
+                .hit(args)
+                .and_then(|rule| chain.rules.get(rule))
+                .map_or((chain.otherwise, Reason::Default), |rule| (rule.action, Reason::Entry(rule.origin))),
+        }
+    }
 }
 
 /// System call numbers from `start` to the next range's start.
@@ -202,7 +241,8 @@ pub struct Range {
     pub decision: Decision,
 }
 
-/// What happens under one `seccomp_data.arch`. The ranges begin at 0, ascend, and neighbours differ.
+/// What happens under one `seccomp_data.arch`. The ranges begin at 0 and ascend. Neighbours differ, unless the policy was
+/// lowered to tell reasons apart.
 #[derive(Debug, Clone)]
 pub struct Machine {
     pub audit: u32,
@@ -229,23 +269,32 @@ impl Policy {
 
     /// The action for a call.
     pub fn decide(&self, data: &Data) -> Action {
-        let Some(machine) = self.machines.iter().find(|machine| machine.audit == data.arch) else {
-            return Self::BAD_ARCH;
-        };
-        let range = machine.ranges.partition_point(|range| range.start <= data.number).checked_sub(1);
-        match range.and_then(|range| machine.ranges.get(range)).map(|range| &range.decision) {
-            None => Self::BAD_ARCH,
-            Some(Decision::Fixed(action)) => *action,
-            Some(Decision::Rules(chain)) => chain.decide(&data.args),
-        }
+        self.explain(data).0
+    }
+
+    /// The action for a call, and why. The reason is the right one only if the policy was lowered to tell them apart.
+    pub fn explain(&self, data: &Data) -> (Action, Reason) {
+        let decision = self.decision(data.arch, data.number);
+        decision.map_or((Self::BAD_ARCH, Reason::Unlisted), |decision| decision.decide(&data.args))
+    }
+
+    /// The decision on a number. None if the architecture is not listed.
+    pub fn decision(&self, audit: u32, number: u32) -> Option<&Decision> {
+        let machine = self.machines.iter().find(|machine| machine.audit == audit)?;
+        let range = machine.ranges.partition_point(|range| range.start <= number).checked_sub(1)?;
+        machine.ranges.get(range).map(|range| &range.decision)
     }
 }
 
 impl Chain {
     /// The action for a call with these arguments.
     pub fn decide(&self, args: &[u64; 6]) -> Action {
-        let hit = self.rules.iter().find(|rule| rule.conditions.iter().all(|c| c.matches(args, self.wide)));
-        hit.map_or(self.otherwise, |rule| rule.action)
+        self.hit(args).and_then(|rule| self.rules.get(rule)).map_or(self.otherwise, |rule| rule.action)
+    }
+
+    /// The index of the rule that decides, if any matches.
+    pub fn hit(&self, args: &[u64; 6]) -> Option<usize> {
+        self.rules.iter().position(|rule| rule.conditions.iter().all(|c| c.matches(args, self.wide)))
     }
 }
 

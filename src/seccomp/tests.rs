@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 use serde_json::{Value, json};
 
-use super::policy::{Data, Policy};
+use super::policy::{Data, Policy, Reason};
 use super::*;
 
 const VECTORS: &str = include_str!("../../specs/vectors/seccomp.json");
@@ -548,6 +548,266 @@ fn a_compiled_filter_is_dumped_as_words() {
             "flags": ["SECCOMP_FILTER_FLAG_SPEC_ALLOW"], "listener": null, "notifies": false,
         })
     );
+}
+
+/// The calls of issue 3: which part of Docker's profile decides them.
+#[test]
+fn docker_s_profile_is_explained() {
+    let section: LinuxSeccomp = serde_json::from_str(DOCKER).unwrap();
+    let mut problems = Problems::default();
+    let examined = examine(Arch::X86_64, &section, &mut problems).unwrap();
+    let eperm = Action::Errno(1);
+    for (arch, call, words, action, reason, by_arguments, bitmap) in [
+        (Arch::X86_64, "clone", vec!["flags=CLONE_NEWUSER"], eperm, Reason::Default, true, false),
+        (Arch::X86_64, "clone", vec!["CLONE_VM|SIGCHLD"], Action::Allow, Reason::Entry(12), true, false),
+        (Arch::X86_64, "socket", vec!["AF_VSOCK"], eperm, Reason::Default, true, false),
+        (Arch::X86_64, "socket", vec!["PF_INET6"], Action::Allow, Reason::Entry(2), true, false),
+        (Arch::X86_64, "socket", vec!["domain=AF_KCM"], Action::Allow, Reason::Entry(4), true, false),
+        (Arch::X86_64, "personality", vec![], Action::Allow, Reason::Entry(5), true, false),
+        (Arch::X86_64, "personality", vec!["0xffffffff"], Action::Allow, Reason::Entry(9), true, false),
+        (Arch::X86_64, "personality", vec!["-1"], eperm, Reason::Default, true, false),
+        (Arch::X86, "personality", vec!["-1"], Action::Allow, Reason::Entry(9), true, false),
+        (Arch::X86_64, "keyctl", vec![], eperm, Reason::Default, false, false),
+        (Arch::X86_64, "600", vec![], Action::Errno(38), Reason::Newer, false, false),
+        (Arch::X32, "600", vec![], Action::Errno(38), Reason::Newer, false, false),
+        (Arch::X86_64, "clone3", vec![], Action::Errno(38), Reason::Entry(13), false, false),
+        (Arch::X86_64, "chroot", vec![], Action::Allow, Reason::Entry(14), false, true),
+        (Arch::X86_64, "ptrace", vec![], Action::Allow, Reason::Entry(1), false, true),
+        (Arch::X86_64, "0", vec![], Action::Allow, Reason::Entry(0), false, true),
+        (Arch::X86, "read", vec![], Action::Allow, Reason::Entry(0), false, true),
+        (Arch::X32, "read", vec![], Action::Allow, Reason::Entry(0), false, false),
+        (Arch::X86_64, "-1", vec![], eperm, Reason::Skipped, false, false),
+        (Arch::Aarch64, "read", vec![], Action::KillThread, Reason::Unlisted, false, false),
+    ] {
+        let number = arch.number_of(call).unwrap();
+        let args = words::arguments(call, words).unwrap();
+        let told = explain::explain(&examined, arch, number, args).unwrap();
+        let found = (told.action, told.reason, !told.rules.is_empty(), told.bitmap);
+        assert_eq!(found, (action, reason, by_arguments, bitmap), "{arch:?} {call} {args:x?}");
+        let data = Data { arch: arch.audit(), number, args };
+        let outcome = simulate::run(&examined.program, &data).unwrap();
+        assert_eq!((outcome.code, outcome.executed), (action.code(), told.executed), "{arch:?} {call}");
+        assert_eq!(by_arguments, outcome.reads_arguments, "{arch:?} {call}");
+    }
+    let newer = explain::explain(&examined, Arch::X86_64, 600, [0; 6]).unwrap();
+    assert_eq!(newer.newest, Some((466, "removexattrat")));
+    assert!(Arch::X86_64.number_of("_llseek").unwrap_err().contains("x86, arm, ppc64le have it"));
+    assert!(Arch::X86_64.number_of("nosuch").is_err() && Arch::X86_64.number_of("0x100000000").is_err());
+}
+
+/// Reasons kept apart do not change answers, and name an entry that has the call and the action.
+#[test]
+fn reasons_agree_with_the_policy() {
+    let section: LinuxSeccomp = serde_json::from_str(DOCKER).unwrap();
+    let examined = examine(Arch::X86_64, &section, &mut Problems::default()).unwrap();
+    let merged = policy(Arch::X86_64, &section);
+    for arch in [Arch::X86_64, Arch::X86, Arch::X32] {
+        for number in (0..600).map(|n| if arch == Arch::X32 { n | arch::X32_BIT } else { n }) {
+            for arg in [0, 1, 38, 39, 40, 41, 0x1000_0000, 0xffff_ffff, u64::MAX] {
+                let data = Data { arch: arch.audit(), number, args: [arg; 6] };
+                let (action, reason) = examined.apart.explain(&data);
+                assert_eq!(action, merged.decide(&data), "{data:?}");
+                if let Reason::Entry(entry) = reason {
+                    let rule = &examined.profile.rules[entry];
+                    assert!(rule.action == action && rule.calls.iter().any(|c| arch.number(*c) == Some(number)));
+                }
+            }
+        }
+    }
+}
+
+fn differences(a: &Value, b: &Value) -> diff::Diff {
+    let examined = |profile: &Value| {
+        let mut problems = Problems::default();
+        examine(Arch::X86_64, &section(profile.clone()), &mut problems).unwrap_or_else(|| panic!("{problems}"))
+    };
+    let (in_a, in_b) = (examined(a), examined(b));
+    let found = diff::diff(&in_a.apart, &in_b.apart, None);
+    let (pa, pb) = (policy(Arch::X86_64, &section(a.clone())), policy(Arch::X86_64, &section(b.clone())));
+    for d in &found.differences {
+        // The witness really is one, in policies lowered the usual way.
+        let data = Data { arch: d.arch.audit(), number: d.first, args: d.args };
+        assert_eq!((pa.decide(&data), pb.decide(&data)), (d.a.0, d.b.0), "{d:?}");
+        assert_ne!(d.a.0, d.b.0);
+    }
+    found
+}
+
+#[test]
+fn differences_have_a_witness_each() {
+    let docker: Value = serde_json::from_str(DOCKER).unwrap();
+    assert_eq!(differences(&docker, &docker), diff::Diff::default());
+
+    // The order of entries, and what several say instead of one, are no difference.
+    let mut same = docker.clone();
+    same["syscalls"].as_array_mut().unwrap().reverse();
+    assert_eq!(differences(&docker, &same), diff::Diff::default());
+    let arg = |op: &str, value: u64| json!([{"index": 0, "op": op, "value": value}]);
+    let with = |entries: Value| json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": entries});
+    let allow = |args: Value| json!({"names": ["socket"], "action": "SCMP_ACT_ALLOW", "args": args});
+    let one = with(json!([allow(arg("SCMP_CMP_NE", 40))]));
+    let two = with(json!([allow(arg("SCMP_CMP_LT", 40)), allow(arg("SCMP_CMP_GT", 40))]));
+    assert_eq!(differences(&one, &two), diff::Diff::default());
+
+    // socket(AF_ALG) alone, on three architectures; the 64-bit value on one of them.
+    let mut looser = docker.clone();
+    looser["syscalls"][2]["args"][0]["value"] = json!(39);
+    let found = differences(&docker, &looser).differences;
+    let witnesses: Vec<_> = found.iter().map(|d| (d.arch, d.args[0], d.a.0, d.b)).collect();
+    let allowed = (Action::Allow, Reason::Entry(2));
+    assert_eq!(
+        witnesses,
+        [
+            (Arch::X86, 38, Action::Errno(1), allowed),
+            (Arch::X86_64, 38, Action::Errno(1), allowed),
+            (Arch::X32, 38, Action::Errno(1), allowed),
+        ]
+    );
+    let wide = with(json!([allow(arg("SCMP_CMP_LT", 0x1_0000_0028))]));
+    let found = differences(&with(json!([allow(arg("SCMP_CMP_LE", 0x1_0000_0028))])), &wide).differences;
+    assert_eq!(found.iter().map(|d| d.args[0]).collect::<Vec<_>>(), [0x1_0000_0028]);
+
+    // A call more, a newer one (which moves ENOSYS), an architecture less.
+    let mut other = docker.clone();
+    other["syscalls"][0]["names"].as_array_mut().unwrap().push(json!("keyctl"));
+    other["architectures"] = json!(["SCMP_ARCH_X86_64"]);
+    let found = differences(&docker, &other).differences;
+    let keyctl: Vec<_> = found.iter().filter(|d| d.arch == Arch::X86_64).collect();
+    assert_eq!((keyctl.len(), keyctl[0].first, keyctl[0].by_arguments), (1, 250, false));
+    let x32: Vec<_> = found.iter().filter(|d| d.arch == Arch::X32).map(|d| d.a.0).collect();
+    assert_eq!(x32.len(), 3, "one for each verdict of the architecture: {x32:?}");
+    let newer = with(json!([allow(json!([])), {"names": ["mseal"], "action": "SCMP_ACT_ALLOW"}]));
+    let found = differences(&with(json!([allow(json!([]))])), &newer).differences;
+    assert!(found.iter().any(|d| d.first == 462 && d.b.0 == Action::Allow && d.a.1 == Reason::Newer));
+    let runs = found.iter().filter(|d| d.last > d.first).count();
+    assert!(runs > 0, "numbers without names are one region");
+}
+
+/// Random pairs: no difference found means none at any of many points, and the other way round.
+#[test]
+fn random_differences_are_complete() {
+    let mut random = Random(0x6f72_6c6f_7000_0002);
+    let (mut equal, mut different) = (0, 0);
+    for _ in 0..400 {
+        let mut profile = || {
+            let entries: Vec<_> = (0..1 + random.next() % 3)
+                .map(|i| {
+                    let arg = json!({"index": random.next() % 8 / 7, "op": random.pick(&OPERATORS),
+                        "value": random.next() % 3, "valueTwo": random.next() % 3});
+                    let action = if i == 0 {
+                        "SCMP_ACT_ALLOW"
+                    } else {
+                        random.pick(&["SCMP_ACT_ALLOW", "SCMP_ACT_ALLOW", "SCMP_ACT_LOG"])
+                    };
+                    json!({"names": ["socket"], "action": action, "args": [arg]})
+                })
+                .collect();
+            json!({"defaultAction": "SCMP_ACT_TRAP", "syscalls": entries})
+        };
+        let (a, b) = (profile(), profile());
+        if [&a, &b].iter().any(|p| try_compile(Arch::X86_64, &section((*p).clone())).0.is_none()) {
+            continue;
+        }
+        let found = differences(&a, &b);
+        assert_eq!(found.unknown, []);
+        let (pa, pb) = (policy(Arch::X86_64, &section(a)), policy(Arch::X86_64, &section(b)));
+        let points = (0..6).flat_map(|x| (0..6).map(move |y| [x, y, 0, 0, 0, 0]));
+        let differ = points
+            .map(|args| Data { arch: Arch::X86_64.audit(), number: 41, args })
+            .any(|data| pa.decide(&data) != pb.decide(&data));
+        assert_eq!(differ, !found.differences.is_empty(), "{found:?}");
+        *(if differ { &mut different } else { &mut equal }) += 1;
+    }
+    assert!(equal > 10 && different > 100, "{equal} {different}");
+}
+
+#[test]
+fn what_cannot_be_compared_is_unknown() {
+    let entries = |value: u64| -> Vec<Value> {
+        (0..20)
+            .map(|i| {
+                let arg =
+                    json!([{"index": 0, "op": "SCMP_CMP_MASKED_EQ", "value": 3_u64 << i, "valueTwo": value << i}]);
+                json!({"names": ["socket"], "action": "SCMP_ACT_ALLOW", "args": arg})
+            })
+            .collect()
+    };
+    let with = |value| json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": entries(value)});
+    let found = differences(&with(1), &with(2));
+    assert_eq!((found.differences.len(), found.unknown), (0, vec![(Arch::X86_64, 41)]));
+}
+
+#[test]
+fn lint_finds_what_decides_nothing() {
+    let lint = |profile: Value| -> Vec<String> {
+        let mut problems = Problems::default();
+        let examined = examine(Arch::X86_64, &section(profile), &mut problems).unwrap_or_else(|| panic!("{problems}"));
+        lint::lint(&examined, &mut problems);
+        problems.warnings.into_iter().map(|p| format!("{}: {}", p.path, p.message)).collect()
+    };
+    assert_eq!(lint(serde_json::from_str(DOCKER).unwrap()), [""; 0]);
+    let entry = |name: &str, action: &str, args: Value| json!({"names": [name], "action": action, "args": args});
+    let arg = |op: &str, value: u64| json!({"index": 0, "op": op, "value": value});
+    let with = |entries: Value| json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": entries});
+    let (allow, log) = ("SCMP_ACT_ALLOW", "SCMP_ACT_LOG");
+    for (profile, expected) in [
+        // Another entry names it already.
+        (
+            with(json!([entry("read", allow, json!([])), {"names": ["read", "write"], "action": allow}])),
+            "linux.seccomp.syscalls[1]: is dead for read: it can never decide, syscalls[0] comes first",
+        ),
+        (
+            with(json!([entry("read", allow, json!([])), entry("read", allow, json!([arg("SCMP_CMP_EQ", 1)]))])),
+            "linux.seccomp.syscalls[1]: is dead: it can never decide, syscalls[0] comes first",
+        ),
+        // No value is below zero.
+        (
+            with(json!([entry("read", allow, json!([arg("SCMP_CMP_LT", 0)]))])),
+            "linux.seccomp.syscalls[0]: is dead: it can never decide, nothing can match it",
+        ),
+        // Two that come first cover it together, as neither does alone. Equality comes before order.
+        (
+            with(json!([
+                entry("read", allow, json!([arg("SCMP_CMP_LT", 2)])),
+                entry("read", allow, json!([arg("SCMP_CMP_EQ", 0)])),
+                entry("read", allow, json!([arg("SCMP_CMP_EQ", 1)])),
+            ])),
+            "linux.seccomp.syscalls[0]: is dead: it can never decide, syscalls[1], syscalls[2] come first",
+        ),
+        (
+            with(json!([entry("read", allow, json!([arg("SCMP_CMP_EQ", 1)])), entry("read", log, json!([]))])),
+            "linux.seccomp.syscalls[0]: never applies to read: syscalls[1] decides it whatever the arguments are",
+        ),
+        (
+            with(json!([entry("read", "SCMP_ACT_ERRNO", json!([])), entry("write", allow, json!([]))])),
+            "linux.seccomp.syscalls[0]: has the default action: it decides nothing, its names only count as known",
+        ),
+        (
+            json!({"defaultAction": "SCMP_ACT_ERRNO", "architectures": ["SCMP_ARCH_X86", "SCMP_ARCH_X32"],
+                "syscalls": [entry("read", allow, json!([arg("SCMP_CMP_EQ", 0x1_0000_0001)]))]}),
+            "linux.seccomp.syscalls[0].args: arg0 == 0x100000001 is cut to 32 bits on x86, x32, where arguments have no more",
+        ),
+        (
+            json!({"defaultAction": allow, "architectures": ["SCMP_ARCH_X86"]}),
+            "linux.seccomp.architectures: x32 is not listed: a call there kills the thread, although the default action is to allow",
+        ),
+        (
+            with(json!([entry("nosuch", allow, json!([]))])),
+            "linux.seccomp.syscalls[0].names[0]: ignored: no system call is named \"nosuch\"",
+        ),
+    ] {
+        assert_eq!(lint(profile.clone()), [expected], "{profile}");
+    }
+}
+
+#[test]
+fn a_tiny_program_is_listed() {
+    let profile = json!({"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 1, "architectures": ["SCMP_ARCH_X86"],
+        "syscalls": [{"names": ["read"], "action": "SCMP_ACT_ALLOW"},
+            {"names": ["personality"], "action": "SCMP_ACT_TRACE", "errnoRet": 7,
+                "args": [{"index": 0, "op": "SCMP_CMP_EQ", "value": 8}]}]});
+    let listing = listing::listing(&program(profile));
+    assert_eq!(listing, include_str!("listing.golden"), "{listing}");
 }
 
 /// Prints how long Docker's profile takes: `cargo test --release -- --ignored --nocapture compile_time`.

@@ -2,6 +2,7 @@
 //! serde reads a struct from an array too, member by member, and an empty array as a struct without members. For a config
 //! that is a fault of type, and one that could hide: `"resources": []` would be a container without limits.
 
+use std::cell::Cell;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -12,6 +13,9 @@ struct Node {
     array: bool,
     members: &'static [Node],
 }
+
+/// What Docker's format has and `linux.seccomp` has not.
+const DOCKER: [&str; 5] = ["archMap", "includes", "excludes", "minKernel", "name"];
 
 /// The name for every member of a map.
 const ANY: &str = "*";
@@ -25,6 +29,8 @@ const fn objects(name: &'static str, members: &'static [Node]) -> Node {
 }
 
 const ID_MAPPINGS: [Node; 2] = [objects("uidMappings", &[]), objects("gidMappings", &[])];
+
+const SECCOMP: Node = object("seccomp", &[objects("syscalls", &[objects("args", &[])])]);
 
 const CONFIG: Node = object(
     "",
@@ -61,7 +67,7 @@ const CONFIG: Node = object(
                 objects("gidMappings", &[]),
                 objects("namespaces", &[]),
                 objects("devices", &[]),
-                object("seccomp", &[objects("syscalls", &[objects("args", &[])])]),
+                SECCOMP,
                 object("timeOffsets", &[object(ANY, &[])]),
                 object("netDevices", &[object(ANY, &[])]),
                 object("personality", &[]),
@@ -95,18 +101,29 @@ const CONFIG: Node = object(
 );
 
 /// Fails at the first array that stands where config.json has an object.
-pub fn check(json: &[u8]) -> Result<(), serde_json::Error> {
+///
+/// True if the seccomp profile has a member of Docker's format.
+pub fn check(json: &[u8]) -> Result<bool, serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_slice(json);
-    Expect { node: &CONFIG, array: false }.deserialize(&mut deserializer)
+    let docker = Cell::new(false);
+    Expect { node: &CONFIG, array: false, docker: &docker }.deserialize(&mut deserializer)?;
+    Ok(docker.get())
+}
+
+/// [`check`] for the value of `linux.seccomp` alone.
+pub fn check_seccomp(json: &[u8]) -> Result<(), serde_json::Error> {
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    Expect { node: &SECCOMP, array: false, docker: &Cell::new(false) }.deserialize(&mut deserializer)
 }
 
 /// What the next value must be.
-struct Expect {
+struct Expect<'a> {
     node: &'static Node,
     array: bool,
+    docker: &'a Cell<bool>,
 }
 
-impl<'de> DeserializeSeed<'de> for Expect {
+impl<'de> DeserializeSeed<'de> for Expect<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -114,7 +131,7 @@ impl<'de> DeserializeSeed<'de> for Expect {
     }
 }
 
-impl<'de> Visitor<'de> for Expect {
+impl<'de> Visitor<'de> for Expect<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -128,8 +145,13 @@ impl<'de> Visitor<'de> for Expect {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(name) = map.next_key::<std::borrow::Cow<'de, str>>()? {
             match self.node.members.iter().find(|member| member.name == name || member.name == ANY) {
-                Some(node) => map.next_value_seed(Expect { node, array: node.array })?,
-                None => drop(map.next_value::<IgnoredAny>()?),
+                Some(node) => map.next_value_seed(Expect { node, array: node.array, docker: self.docker })?,
+                None => {
+                    if matches!(self.node.name, "seccomp" | "syscalls") && DOCKER.contains(&name.as_ref()) {
+                        self.docker.set(true);
+                    }
+                    map.next_value::<IgnoredAny>()?;
+                }
             }
         }
         Ok(())
@@ -139,7 +161,7 @@ impl<'de> Visitor<'de> for Expect {
         if !self.array {
             return Err(A::Error::invalid_type(serde::de::Unexpected::Seq, &self));
         }
-        while elements.next_element_seed(Expect { node: self.node, array: false })?.is_some() {}
+        while elements.next_element_seed(Expect { node: self.node, array: false, docker: self.docker })?.is_some() {}
         Ok(())
     }
 }

@@ -241,8 +241,18 @@ pub fn fexecve(fd: BorrowedFd<'_>, args: &[CString], env: &[CString]) -> super::
     super::Error { call: format!("execveat({})", fd.as_raw_fd()), errno: Errno::last() }
 }
 
-/// `keyctl(KEYCTL_JOIN_SESSION_KEYRING, name)`: a new, empty session keyring, so that the container cannot read the
-/// caller's keys (keyrings(7)).
+/// `keyctl(KEYCTL_SETPERM)` on the session keyring.
+pub fn set_session_keyring_permissions(permissions: u32) -> Result<()> {
+    const KEYCTL_SETPERM: libc::c_int = 5;
+    const KEY_SPEC_SESSION_KEYRING: libc::c_int = -3;
+    // SAFETY: no pointers.
+    let value =
+        check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_SETPERM, KEY_SPEC_SESSION_KEYRING, permissions) });
+    call!("keyctl(SETPERM, {permissions:#x})" => value).map(drop)
+}
+
+/// `keyctl(KEYCTL_JOIN_SESSION_KEYRING, name)`: the session keyring of this name, if the caller may search it, or a new,
+/// empty one, so that the container cannot read the caller's keys (keyrings(7)).
 pub fn join_session_keyring(name: &std::ffi::CStr) -> Result<()> {
     const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
     // SAFETY: name is NUL-terminated and lives through the call.
@@ -272,6 +282,26 @@ pub fn reset_signals(ignored: u64) {
     unsafe {
         libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const none, std::ptr::null_mut::<u64>(), 8)
     };
+}
+
+/// SIGPIPE is ignored as long as this lives: a write to a pipe without reader is an error then, and not the end of the
+/// process.
+pub struct NoPipeSignal(libc::sighandler_t);
+
+impl NoPipeSignal {
+    pub fn hold() -> Self {
+        // SAFETY: SIG_IGN is no handler.
+        Self(unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) })
+    }
+}
+
+impl Drop for NoPipeSignal {
+    fn drop(&mut self) {
+        if self.0 != libc::SIG_ERR {
+            // SAFETY: what signal(2) returned was the disposition before.
+            unsafe { libc::signal(libc::SIGPIPE, self.0) };
+        }
+    }
 }
 
 /// Whether the caller ignores `signal`.

@@ -11,6 +11,7 @@ fn host(cgroups: CgroupLayout) -> Host {
         euid: 0,
         egid: 0,
         initial_user_namespace: true,
+        may_set_groups: true,
         may_clone_mounts: true,
         permitted: 0,
         bounding: 0,
