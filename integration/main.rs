@@ -19,6 +19,7 @@ mod examples;
 mod exec;
 mod exec_failures;
 mod exec_parity;
+mod faults;
 mod flags;
 mod golden;
 mod harness;

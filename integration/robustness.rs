@@ -357,3 +357,120 @@ fn delete_works_from_another_working_directory_and_without_the_bundle() {
     bundle.delete().ok();
     bundle.check_clean();
 }
+
+#[test]
+fn e22_a_frozen_container_is_killed_and_deleted() {
+    peer_differs!("runc", "1.1.5 may leave it frozen");
+    peer_differs!("crun", "1.8 may leave it frozen");
+    let freeze = |bundle: &Bundle| {
+        let cgroups = crate::harness::host::cgroups_named(&bundle.id);
+        let files = cgroups.iter().flat_map(|c| [(c.join("freezer.state"), "FROZEN"), (c.join("cgroup.freeze"), "1")]);
+        let (file, word) = files.into_iter().find(|(file, _)| file.exists()).unwrap();
+        fs::write(file, word).unwrap();
+        crate::harness::eventually("it is paused", || bundle.state()["status"] == "paused");
+    };
+    for bundle in [Bundle::new(), Bundle::v2()] {
+        let bundle = bundle.args(["/probe", "wait"]);
+        bundle.create();
+        bundle.start();
+        freeze(&bundle);
+        bundle.delete_force().ok();
+        bundle.check_clean();
+        bundle.create();
+        bundle.start();
+        freeze(&bundle);
+        bundle.kill("KILL").ok();
+        bundle.wait_stopped();
+        bundle.delete().ok();
+    }
+}
+
+#[test]
+fn a_create_that_runs_out_of_descriptors_clears_up_by_itself() {
+    orlop_only!("needs no more descriptors to clear up than it had");
+    let bundle = Bundle::new().args(["/probe", "wait"]);
+    for limit in 4..64 {
+        // SAFETY: setrlimit is async-signal-safe and gets a valid pointer.
+        let call = unsafe {
+            bundle.call_new("create", &[]).pre_exec(move || {
+                let value = libc::rlimit { rlim_cur: limit, rlim_max: limit };
+                libc::setrlimit(libc::RLIMIT_NOFILE, &raw const value);
+                Ok(())
+            })
+        };
+        let out = call.output();
+        if out.status.success() {
+            return;
+        }
+        out.fails();
+        bundle.check_clean();
+    }
+    panic!("a create needs more than 64 descriptors");
+}
+
+#[test]
+fn a_signal_ends_a_create_whose_hook_hangs() {
+    orlop_only!("1.1.5 and 1.8 of the peers die and leave the rest to delete");
+    let bundle = Bundle::new().args(["/probe", "wait"]);
+    let hold = bundle.dir.join("held");
+    let probe = runtime::base().join("probe");
+    let bundle = bundle.push(
+        "/hooks/createRuntime",
+        json!({"path": probe.to_str().unwrap(), "args": ["hold", "hook", hold.to_str().unwrap(), "hang"]}),
+    );
+    let running = bundle.call_new("create", &[]).start();
+    crate::harness::eventually("the hook runs", || hold.exists());
+    // Not the second signal either may end it before it has cleared up.
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+        // SAFETY: no pointers; the child has not been waited for, so the pid is still its own.
+        unsafe { libc::kill(running.pid(), signal) };
+    }
+    running.output().fails_with(&["interrupted by SIG"]);
+    assert!(!bundle.pid_file().exists());
+    bundle.check_clean();
+}
+
+#[test]
+fn a_container_that_lost_its_records_is_found_by_its_kept_config() {
+    orlop_only!("keeps the config");
+    let bundle = Bundle::new().args(["/probe", "wait"]);
+    bundle.create();
+    let state = bundle.state_root().join(&bundle.id);
+    for name in ["state.json", "intent.json"] {
+        fs::write(state.join(name), "").unwrap();
+    }
+    bundle.delete_force().ok();
+    bundle.check_clean();
+}
+
+#[test]
+fn creates_and_forced_deletes_of_one_id_do_not_break_each_other() {
+    orlop_only!("locks its state directory");
+    let bundle = Bundle::new().args(["/probe", "wait"]);
+    bundle.write_config();
+    let dir = bundle.dir.to_str().unwrap();
+    for _ in 0..8 {
+        let creates: Vec<Running> =
+            (0..3).map(|_| bundle.call(["create", "--bundle", dir, &bundle.id]).start()).collect();
+        let deletes: Vec<Running> = (0..3).map(|_| bundle.call(["delete", "--force", &bundle.id]).start()).collect();
+        for delete in deletes {
+            delete.output().ok();
+        }
+        for create in creates {
+            let out = create.output();
+            assert!(out.code() <= 1, "{out}");
+        }
+        bundle.delete_force().ok();
+        bundle.check_clean();
+    }
+}
+
+#[test]
+fn what_is_no_container_is_not_deleted_in_silence() {
+    orlop_only!("says so");
+    let bundle = Bundle::new();
+    let file = bundle.state_root().join(&bundle.id);
+    fs::write(&file, "").unwrap();
+    bundle.delete_force().fails_with(&["not a directory"]);
+    fs::remove_file(&file).unwrap();
+}

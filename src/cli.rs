@@ -471,7 +471,12 @@ fn run(arguments: &[OsString]) -> Result<u8> {
     // itself: --preserve-fds asks for some of them.
     crate::sys::fd::close_on_exec_from(3)?;
     log::init(global.log.clone(), global.log_format, global.debug);
-    passed?;
+    if let Err(e) = passed {
+        return match &command {
+            Command::Exec(args) => Ok(command::exec::failed(&args.id.id, e)),
+            _ => Err(e),
+        };
+    }
     if global.systemd_cgroup {
         let refused: Result<u8> =
             Err(anyhow::anyhow!("--systemd-cgroup: the systemd cgroup driver is not carried out yet"));

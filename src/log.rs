@@ -118,7 +118,10 @@ struct Entry<'a> {
 /// Writes an entry to the log file, or as JSON to stderr if that is where `--log-format json` leads. False if there is
 /// no such place, so that the caller writes its plain line.
 fn entry(level: &str, message: &str) -> bool {
-    let Some(log) = LOG.get().filter(|_| !SILENT.load(Ordering::Relaxed)) else { return true };
+    if SILENT.load(Ordering::Relaxed) {
+        return true;
+    }
+    let Some(log) = LOG.get() else { return false };
     let time = crate::time::rfc3339(crate::time::now());
     let line = match log.format {
         Format::Json => serde_json::to_string(&Entry { level, msg: message, time: &time }).unwrap_or_default(),

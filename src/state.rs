@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, open, openat, renameat};
+use nix::fcntl::{AtFlags, OFlag, open, openat, renameat};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use serde::de::DeserializeOwned;
@@ -25,7 +25,7 @@ use crate::error::ResultExt;
 use crate::kernel::procfs::{Identity, Proc};
 use crate::plan::hooks::Hook;
 use crate::seccomp::Listener;
-use crate::sys::call;
+use crate::sys::{self, call};
 
 const INTENT: &str = "intent.json";
 const STATE: &str = "state.json";
@@ -155,32 +155,51 @@ impl Root {
     /// Waits for the lock on the root itself, which must exist: for what concerns several containers.
     pub fn lock(&self) -> Result<Lock> {
         let directory = self.open()?.with_context(|| format!("--root {:?} does not exist", self.path))?;
-        Flock::lock(directory, FlockArg::LockExclusive)
-            .map(Lock)
-            .map_err(|(_, errno)| crate::sys::Error { call: format!("flock({:?})", self.path), errno }.into())
+        sys::fd::lock(directory.as_fd()).with_context(|| format!("lock {:?}", self.path))?;
+        Ok(Lock(directory))
     }
 
-    /// Reserves `id`: exactly one of several callers gets the directory.
-    pub fn create(&self, id: &str) -> Result<StateDir> {
+    /// Reserves `id`: exactly one of several callers gets the directory, and the right to fill it.
+    pub fn create(&self, id: &str) -> Result<(StateDir, Lock)> {
         check_id(id)?;
         let root = self.make()?;
         match mkdirat(&root, id, Mode::S_IRWXU) {
             Ok(()) => {}
             Err(Errno::EEXIST) => {
-                let error: Result<StateDir> = Err(anyhow!("container with given ID already exists: {id}"));
+                let error: Result<(StateDir, Lock)> = Err(anyhow!("container with given ID already exists: {id}"));
                 return error.hint(format!("orlop state {id} shows it; orlop delete --force {id} removes it"));
             }
             Err(errno) => return call!("mkdirat({:?}, {id:?})", self.path => Err(errno)).context("--root"),
         }
-        StateDir::open(root, &self.path, id)?.context("the state directory has been removed by another process")
+        let removed = || anyhow!("the state directory has been removed by another process");
+        let reserved = || -> Result<(StateDir, Lock)> {
+            let again = call!("dup({:?})", self.path => root.try_clone().map_err(sys::errno))?;
+            let dir = StateDir::open(again, &self.path, id)?.ok_or_else(removed)?;
+            let lock = dir.lock()?;
+            Ok((dir, lock))
+        };
+        match reserved() {
+            // A `delete --force` got the lock first, and the id may be someone else's by now.
+            Ok((dir, _)) if !dir.exists() => Err(removed()),
+            Err(e) => {
+                // The first error is the one to report.
+                let _ignored = unlinkat(&root, id, UnlinkatFlags::RemoveDir);
+                Err(e)
+            }
+            reserved => reserved,
+        }
+    }
+
+    /// The directory of a container; None if there is no such container.
+    pub fn find(&self, id: &str) -> Result<Option<StateDir>> {
+        check_id(id)?;
+        let Some(root) = self.open()? else { return Ok(None) };
+        StateDir::open(root, &self.path, id)
     }
 
     /// The directory of a container.
     pub fn container(&self, id: &str) -> Result<StateDir> {
-        check_id(id)?;
-        let missing = || anyhow!("container {id} does not exist");
-        let root = self.open()?.ok_or_else(missing)?;
-        StateDir::open(root, &self.path, id)?.ok_or_else(missing)
+        self.find(id)?.with_context(|| format!("container {id} does not exist"))
     }
 
     /// The ids of all containers, sorted. None if there is no root.
@@ -211,11 +230,12 @@ pub struct StateDir {
     pub id: String,
 }
 
-/// The right to change a container's directory; released when dropped.
-pub struct Lock(Flock<OwnedFd>);
+/// The right to change a container's directory; released when dropped, if no clone of this process has kept a copy.
+#[derive(Debug)]
+pub struct Lock(OwnedFd);
 
 impl Lock {
-    /// Its descriptor, which a clone must not keep: the lock is held as long as any copy of it is open.
+    /// The descriptor that a clone must not keep.
     pub fn raw_fd(&self) -> i32 {
         self.0.as_raw_fd()
     }
@@ -226,7 +246,7 @@ impl StateDir {
         let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         match openat(&root, id, flags, Mode::empty()) {
             Ok(fd) => Ok(Some(Self { root, fd, path: root_path.join(id), id: id.to_string() })),
-            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Ok(None),
+            Err(Errno::ENOENT) => Ok(None),
             Err(errno) => call!("openat({:?})", root_path.join(id) => Err(errno)).map_err(Into::into),
         }
     }
@@ -235,9 +255,8 @@ impl StateDir {
     pub fn lock(&self) -> Result<Lock> {
         let directory = call!("openat({:?})", self.path =>
             openat(&self.fd, ".", OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()))?;
-        Flock::lock(directory, FlockArg::LockExclusive)
-            .map(Lock)
-            .map_err(|(_, errno)| crate::sys::Error { call: format!("flock({:?})", self.path), errno }.into())
+        sys::fd::lock(directory.as_fd()).with_context(|| format!("lock {:?}", self.path))?;
+        Ok(Lock(directory))
     }
 
     /// The directory's descriptor.
@@ -258,6 +277,12 @@ impl StateDir {
     /// The record of a container, None as long as `create` has not finished.
     pub fn state(&self) -> Result<Option<State>> {
         self.load(STATE)
+    }
+
+    /// `linux.cgroupsPath` of the config as it was at create, for a container that has lost its other records.
+    pub fn cgroups_path(&self) -> Option<String> {
+        let config: serde_json::Value = self.load(CONFIG).ok().flatten()?;
+        Some(config.pointer("/linux/cgroupsPath")?.as_str()?.to_string())
     }
 
     /// Writes `intent.json`.
@@ -337,6 +362,9 @@ impl StateDir {
                 Err(Errno::EISDIR | Errno::EPERM) => bail!("{:?} holds {name:?}, which orlop did not make", self.path),
                 Err(errno) => return call!("unlinkat({:?}, {name:?})", self.path => Err(errno)).map_err(Into::into),
             }
+        }
+        if !self.exists() {
+            return Ok(()); // the name may be another container's by now
         }
         match unlinkat(&self.root, self.id.as_str(), UnlinkatFlags::RemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => Ok(()),

@@ -238,6 +238,11 @@ impl Running {
         &self.out
     }
 
+    /// What it has printed on stderr so far.
+    pub fn stderr_text(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.err).unwrap_or_default()).into_owned()
+    }
+
     /// Waits for the end, at most [`PATIENCE_MS`].
     #[track_caller]
     pub fn output(mut self) -> Output {

@@ -8,6 +8,7 @@ use crate::command::{bundle, make_plan};
 use crate::error::ResultExt;
 use crate::host::Host;
 use crate::kernel::console;
+use crate::kernel::signal::Interrupts;
 use crate::lease;
 use crate::plan::{Plan, Request};
 use crate::process::create::{Console, Created, Wishes};
@@ -16,11 +17,17 @@ use crate::state::{Root, check_id};
 
 /// Creates a container and leaves it in the state `created`.
 pub fn create(root: &Root, args: &Create, tolerate_cgroups: Option<bool>) -> Result<u8> {
-    make(root, args, true, tolerate_cgroups).map(|_| 0)
+    make(root, args, true, tolerate_cgroups, &Interrupts::block()?).map(|_| 0)
 }
 
 /// Creates a container; `detached`: nobody stays to relay its terminal. `tolerate_cgroups`: see [`Request`].
-pub fn make(root: &Root, args: &Create, detached: bool, tolerate_cgroups: Option<bool>) -> Result<Created> {
+pub fn make(
+    root: &Root,
+    args: &Create,
+    detached: bool,
+    tolerate_cgroups: Option<bool>,
+    interrupts: &Interrupts,
+) -> Result<Created> {
     let id = args.id.id.as_str();
     check_id(id)?;
     let made = || -> Result<Created> {
@@ -36,19 +43,18 @@ pub fn make(root: &Root, args: &Create, detached: bool, tolerate_cgroups: Option
             tolerate_cgroups,
         };
         if let Some(size) = args.userns {
-            return with_lease(root, args, detached, &request, &host, size);
+            return with_lease(root, args, detached, &request, &host, size, interrupts);
         }
         let config = spec::load(&request.bundle)?;
         let (plan, wishes) = prepare(args, &request, &config, &host, detached)?;
-        let dir = root.create(id)?;
-        crate::process::create::create(&plan, &host, &config.bytes, dir, wishes)
+        let reserved = root.create(id)?;
+        crate::process::create::create(&plan, &host, &config.bytes, reserved, wishes, interrupts)
     };
     made().with_context(|| format!("create {id}"))
 }
 
 /// Everything that is checked before anything is made.
 fn prepare(args: &Create, request: &Request, config: &Config, host: &Host, detached: bool) -> Result<(Plan, Wishes)> {
-    check_preserved(args.preserve_fds)?;
     let plan = make_plan(config, host, request)?;
     let wishes = wishes(&plan, &args.receivers, detached)?;
     Ok((plan, wishes))
@@ -63,6 +69,7 @@ fn with_lease(
     request: &Request,
     host: &Host,
     size: u32,
+    interrupts: &Interrupts,
 ) -> Result<Created> {
     let config = spec::load(&request.bundle)?;
     lease::check(&config.spec).context("--userns=auto")?;
@@ -70,7 +77,7 @@ fn with_lease(
         return Err(anyhow!("--userns=auto needs root"))
             .hint("the kernel lets only the host's root idmap a root filesystem; map ids in the config instead");
     }
-    let dir = root.create(&args.id.id)?;
+    let (dir, lock) = root.create(&args.id.id)?;
     let prepared = || -> Result<(Config, Plan, Wishes)> {
         let lease = lease::take(root, &dir, size).context("--userns=auto")?;
         let config = spec::parse(lease::add_to(&config.bytes, &lease)?)?;
@@ -81,7 +88,7 @@ fn with_lease(
         // The directory and the lease are all there is; the error that is reported is the one that matters.
         drop(dir.remove());
     })?;
-    crate::process::create::create(&plan, host, &config.bytes, dir, wishes)
+    crate::process::create::create(&plan, host, &config.bytes, (dir, lock), wishes, interrupts)
 }
 
 /// Receivers are connected before anything is made: one that is not there is an early error. `detached`: nobody stays to

@@ -2,11 +2,12 @@
 //! `orlop delete`.
 
 use anyhow::{Context, Result, anyhow, bail};
+use nix::errno::Errno;
 
 use crate::cli::Delete;
-use crate::error::ResultExt;
+use crate::error::{ResultExt, errno_of};
 use crate::host::Host;
-use crate::kernel::cgroup;
+use crate::kernel::cgroup::{self, Existing};
 use crate::kernel::procfs::Proc;
 use crate::plan::cgroup::Cgroup;
 use crate::process::destroy::{destroy, kill_and_wait};
@@ -17,9 +18,10 @@ use crate::state::{Intent, Root, State, StateDir, Status};
 pub fn delete(root: &Root, args: &Delete) -> Result<u8> {
     let id = args.id.id.as_str();
     let deleted = || -> Result<()> {
-        let dir = match root.container(id) {
-            Err(_) if args.force && crate::state::check_id(id).is_ok() => return Ok(()),
-            dir => dir?,
+        let dir = match root.find(id)? {
+            None if args.force => return Ok(()),
+            None => bail!("container {id} does not exist"),
+            Some(dir) => dir,
         };
         // A create in progress holds the lock; a dead one has lost it.
         let _lock = dir.lock()?;
@@ -45,35 +47,43 @@ fn in_order(dir: &StateDir) -> Result<()> {
             return refused.hint("orlop kill sends it a signal; orlop delete --force kills it first");
         }
     }
-    destroy(dir, Some(&state), None)
+    destroy(dir, Some(&state), None, None)
 }
 
 /// Never fails because a part is missing or damaged.
 fn by_force(dir: &StateDir) -> Result<()> {
-    let readable = |what: &str, damaged: anyhow::Error| {
-        crate::log::warn(&format!("delete {}: {what}: {}", dir.id, crate::error::one_line(&damaged)));
-    };
-    let state: Option<State> = dir.state().unwrap_or_else(|e| {
-        readable("going on without the state", e);
-        None
-    });
-    let intent: Option<Intent> = dir.intent().unwrap_or_else(|e| {
-        readable("going on without the intent", e);
-        None
-    });
+    let state: Option<State> = unless_damaged(dir, dir.state())?;
+    let intent: Option<Intent> = unless_damaged(dir, dir.intent())?;
     if let Some(state) = &state {
+        let cgroups = Existing::open(&state.cgroups)?;
+        if cgroups.is_frozen()? {
+            // On cgroup v1 the frozen do not die; this thaws them.
+            cgroups.kill_all(libc::SIGKILL)?;
+        }
         kill_and_wait(&Proc::open()?, &state.init)?;
     }
     if state.is_none() && intent.is_none() {
-        return by_default_path(dir);
+        return by_config(dir);
     }
-    destroy(dir, state.as_ref(), intent.as_ref())
+    destroy(dir, state.as_ref(), intent.as_ref(), None)
 }
 
-/// Nothing says where the cgroups are: they can only be those that the id gives.
-fn by_default_path(dir: &StateDir) -> Result<()> {
+/// A damaged record is as good as none. One that cannot be read only now (too many open files) is not: without it the
+/// container could be lost.
+fn unless_damaged<T>(dir: &StateDir, record: Result<Option<T>>) -> Result<Option<T>> {
+    match record {
+        Err(e) if matches!(errno_of(&e), None | Some(Errno::ELOOP | Errno::EISDIR | Errno::ENXIO | Errno::EIO)) => {
+            crate::log::warn(&format!("delete {}: going on without: {}", dir.id, crate::error::one_line(&e)));
+            Ok(None)
+        }
+        record => record,
+    }
+}
+
+/// Nothing says where the cgroups are: they can only be those that the config and the id give.
+fn by_config(dir: &StateDir) -> Result<()> {
     let host = Host::detect()?;
-    let guess = Cgroup::of_id(&dir.id, &host);
+    let guess = Cgroup::of_id(&dir.id, dir.cgroups_path().as_deref(), &host);
     let intent = Intent {
         id: dir.id.clone(),
         bundle: dir.path.clone(),
@@ -83,5 +93,5 @@ fn by_default_path(dir: &StateDir) -> Result<()> {
     if intent.cgroups.is_empty() && host.cgroups != crate::host::CgroupLayout::None {
         bail!("the cgroups of container {} are not known", dir.id);
     }
-    destroy(dir, None, Some(&intent))
+    destroy(dir, None, Some(&intent), None)
 }

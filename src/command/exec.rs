@@ -23,13 +23,13 @@ const FAILED: u8 = 255;
 /// Runs a process in a container. In the foreground the exit status is the program's.
 pub fn exec(root: &Root, args: &Exec) -> Result<u8> {
     let id = &args.id.id;
-    match run(root, args).with_context(|| format!("exec {id}")) {
-        Ok(status) => Ok(status),
-        Err(e) => {
-            report(&e);
-            Ok(FAILED)
-        }
-    }
+    Ok(run(root, args).unwrap_or_else(|e| failed(id, e)))
+}
+
+/// Reports the failure of an `exec` whose program did not run, and gives its exit status.
+pub fn failed(id: &str, error: anyhow::Error) -> u8 {
+    report(&error.context(format!("exec {id}")));
+    FAILED
 }
 
 fn run(root: &Root, args: &Exec) -> Result<u8> {

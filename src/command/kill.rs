@@ -46,8 +46,16 @@ fn to_init(state: &State, proc: &Proc, signal: i32) -> Result<()> {
     let found = proc.find(&state.init)?.context("container not running")?;
     match pidfd_send_signal(found.pidfd.as_fd(), signal) {
         Err(e) if e.errno == Errno::ESRCH => bail!("container not running"),
-        sent => Ok(sent?),
+        sent => sent?,
     }
+    if signal == libc::SIGKILL {
+        // On cgroup v1 a frozen process does not die.
+        let cgroups = Existing::open(&state.cgroups)?;
+        if cgroups.is_frozen()? {
+            cgroups.thaw()?;
+        }
+    }
+    Ok(())
 }
 
 /// A signal by number (1 to 64) or by name, with or without SIG, in any case.

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use crate::cli::Run;
 use crate::command::create::make;
 use crate::kernel::procfs::Proc;
+use crate::kernel::signal::Interrupts;
 use crate::process::create::Created;
 use crate::process::destroy::{destroy, kill_and_wait};
 use crate::process::foreground;
@@ -22,24 +23,34 @@ pub fn run(root: &Root, args: &Run, tolerate_cgroups: Option<bool>) -> Result<u8
     if !args.detach && !args.no_subreaper {
         set_child_subreaper()?;
     }
-    let created = make(root, &args.create, args.detach, tolerate_cgroups)?;
-    let ran = finish(args, &created);
+    let interrupts = Interrupts::block()?;
+    let created = make(root, &args.create, args.detach, tolerate_cgroups, &interrupts)?;
+    let ran = finish(args, &created, &interrupts);
     if ran.is_err() {
         // The program never ran, or nobody would wait for it: nothing is left of the container.
         let proc = Proc::open()?;
         kill_and_wait(&proc, &created.state.init)?;
         drop(crate::sys::process::wait(created.child.pidfd.as_fd(), true));
-        destroy(&created.dir, Some(&created.state), None)?;
+        remove(&created, &interrupts)?;
     }
     ran.with_context(|| format!("run {id}"))
 }
 
-fn finish(args: &Run, created: &Created) -> Result<u8> {
+/// Removes the container, unless a `delete --force` has: its cgroups may be those of a new one with the same id.
+fn remove(created: &Created, interrupts: &Interrupts) -> Result<()> {
+    let _lock = created.dir.lock()?;
+    if !created.dir.exists() {
+        return Ok(());
+    }
+    destroy(&created.dir, Some(&created.state), None, Some(interrupts))
+}
+
+fn finish(args: &Run, created: &Created, interrupts: &Interrupts) -> Result<u8> {
     let proc = Proc::open()?;
     let lock = created.dir.lock()?;
     // Signals are collected from here on: none may kill this process between start and the wait.
     let signals = foreground::Signals::block(!args.detach)?;
-    start::start(&created.dir, &created.state, &proc)?;
+    start::start(&created.dir, &created.state, &proc, Some(interrupts))?;
     drop(lock);
     if args.detach {
         return Ok(0);
@@ -47,10 +58,7 @@ fn finish(args: &Run, created: &Created) -> Result<u8> {
     let exit = foreground::wait(&created.child, created.master.as_ref(), &signals)?;
     drop(signals);
     if !args.keep {
-        let _lock = created.dir.lock()?;
-        if created.dir.exists() {
-            destroy(&created.dir, Some(&created.state), None)?;
-        }
+        remove(created, interrupts)?;
     }
     Ok(exit.status())
 }

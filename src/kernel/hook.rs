@@ -32,8 +32,8 @@ pub fn run_all(kind: &str, hooks: &[Hook], state: &str, interrupts: Option<&Inte
 }
 
 /// Runs one hook with `state` on its stdin. It gets the environment of its config entry and nothing else, is the leader
-/// of a process group of its own, and inherits no descriptor but its three streams. After its timeout the group is
-/// killed.
+/// of a process group of its own, and inherits no descriptor but its three streams. After its timeout, or when a signal
+/// interrupts the command, the group is killed.
 pub fn run(hook: &Hook, state: &str, interrupts: Option<&Interrupts>) -> Result<()> {
     let mut command = Command::new(&hook.path);
     command.env_clear().process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -109,18 +109,14 @@ fn converse(
         if let Some(input) = &input {
             fds.push(PollFd::new(input.as_fd(), PollFlags::POLLOUT));
         }
-        if let Some(interrupts) = interrupts {
-            fds.push(PollFd::new(interrupts.fd(), PollFlags::POLLIN));
-        }
+        fds.extend(interrupts.map(|interrupts| PollFd::new(interrupts.fd(), PollFlags::POLLIN)));
         match poll(&mut fds, wait) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(e) => return Err(e).context("poll the hook"),
         }
         let ended = fds.first().and_then(PollFd::any).unwrap_or(false);
         drop(fds);
-        if let Some(signal) = interrupts.and_then(Interrupts::next) {
-            bail!("interrupted by {signal}");
-        }
+        interrupts.map_or(Ok(()), Interrupts::check)?;
         if let Some(pipe) = &mut input {
             match pipe.write(unsent) {
                 Ok(n) => unsent = unsent.get(n..).unwrap_or_default(),

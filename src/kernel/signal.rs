@@ -1,19 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Signals that end a command are turned into events (signalfd(2)), so that the command can clear up first.
+//! They stay blocked to its end: one that comes when the work is done must not make a success look like a failure.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::sys::call;
 
-/// SIGINT, SIGTERM and SIGHUP, blocked as long as this lives.
+/// SIGINT, SIGTERM and SIGHUP, blocked.
 #[derive(Debug)]
 pub struct Interrupts {
     fd: SignalFd,
-    before: SigSet,
 }
 
 impl Interrupts {
@@ -25,10 +27,9 @@ impl Interrupts {
                 set.add(signal);
             }
         }
-        let mut before = SigSet::empty();
-        call!("sigprocmask(SIG_BLOCK, INT|TERM|HUP)" => sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), Some(&mut before)))?;
+        call!("sigprocmask(SIG_BLOCK, INT|TERM|HUP)" => sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), None))?;
         let fd = call!("signalfd(INT|TERM|HUP)" => SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK))?;
-        Ok(Self { fd, before })
+        Ok(Self { fd })
     }
 
     /// Readable when a signal waits.
@@ -36,17 +37,33 @@ impl Interrupts {
         self.fd.as_fd()
     }
 
+    /// Fails if a signal waits.
+    pub fn check(&self) -> Result<()> {
+        match self.next() {
+            Some(signal) => bail!("interrupted by {signal}"),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until one of `fds` is readable, and tells which are; fails if a signal comes.
+    pub fn wait_for<const N: usize>(&self, fds: [BorrowedFd<'_>; N]) -> Result<[bool; N]> {
+        loop {
+            let mut polled = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).to_vec();
+            polled.push(PollFd::new(self.fd(), PollFlags::POLLIN));
+            match poll(&mut polled, PollTimeout::NONE) {
+                Err(Errno::EINTR) => continue,
+                other => call!("poll()" => other)?,
+            };
+            self.check()?;
+            let mut ready = polled.iter().map(|fd| fd.any().unwrap_or(false));
+            return Ok([(); N].map(|()| ready.next().unwrap_or(false)));
+        }
+    }
+
     /// The name of a signal that waits, and takes it.
-    pub fn next(&self) -> Option<String> {
+    fn next(&self) -> Option<String> {
         let info = self.fd.read_signal().ok().flatten()?;
         let signal = Signal::try_from(i32::try_from(info.ssi_signo).ok()?).ok()?;
         Some(signal.to_string())
-    }
-}
-
-impl Drop for Interrupts {
-    fn drop(&mut self) {
-        // A signal that came meanwhile acts now.
-        let _ignored = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.before), None);
     }
 }

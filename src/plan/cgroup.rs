@@ -9,7 +9,7 @@ mod path;
 mod v1;
 mod v2;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Linux, LinuxMemory, LinuxResources};
 use serde::Serialize;
@@ -83,9 +83,10 @@ impl Cgroup {
         place.map_or_else(|| hierarchy.mount_point.clone(), |place| place.mount_point.join(&place.path))
     }
 
-    /// The places alone, for a container of which only the id is known.
-    pub fn of_id(id: &str, host: &Host) -> Cgroup {
-        let location = path::Location::parse(None, id, &mut Problems::default());
+    /// The places alone, for a container of which only the id and perhaps `linux.cgroupsPath` are known.
+    pub fn of_id(id: &str, cgroups_path: Option<&str>, host: &Host) -> Cgroup {
+        let cgroups_path = cgroups_path.map(Path::new);
+        let location = path::Location::parse(cgroups_path, id, &mut Problems::default());
         Cgroup { places: places(&host.cgroups, &location), ..Cgroup::default() }
     }
 

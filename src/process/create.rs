@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
 use nix::unistd::Pid;
@@ -64,17 +63,23 @@ pub struct Created {
 
 /// Makes the container whose id `dir` has reserved. On failure nothing is left: no process, cgroup, mount or file, and
 /// the id is free again.
-pub fn create(plan: &Plan, host: &Host, config: &[u8], dir: StateDir, wishes: Wishes) -> Result<Created> {
+pub fn create(
+    plan: &Plan,
+    host: &Host,
+    config: &[u8],
+    (dir, lock): (StateDir, Lock),
+    wishes: Wishes,
+    interrupts: &Interrupts,
+) -> Result<Created> {
     let mut undo = Undo::default();
-    let lock = dir.lock()?;
-    let made = make(plan, host, config, (&dir, &lock), wishes, &mut undo);
+    let made = make(plan, host, config, (&dir, &lock), wishes, interrupts, &mut undo);
     match made {
         Ok((state, child, master)) => {
             drop(lock);
             Ok(Created { dir, state, child, master })
         }
         Err(e) => {
-            undo.unwind(plan, &dir);
+            undo.unwind(plan, &dir, interrupts);
             Err(e)
         }
     }
@@ -86,12 +91,12 @@ fn make(
     config: &[u8],
     (dir, lock): (&StateDir, &Lock),
     wishes: Wishes,
+    interrupts: &Interrupts,
     undo: &mut Undo,
 ) -> Result<(State, Child, Option<OwnedFd>)> {
     // A supervisor that is not there is known before anything is made, even if `start` is to connect again.
     let listener = plan.seccomp.as_ref().and_then(|seccomp| seccomp.listener.as_ref());
     let supervisor = listener.map(Supervisor::connect).transpose()?;
-    let interrupts = Interrupts::block()?;
     let proc = Proc::open()?;
     let cgroups = cgroup::directories(&plan.cgroup);
     // What is wrong with the maps of an ordinary user is known before there is a process.
@@ -150,17 +155,19 @@ fn make(
         writers: &writers,
         mapper,
         cgroup: &cgroup,
-        interrupts: &interrupts,
+        interrupts,
         progress: &progress,
         supervisor: supervisor.filter(|_| !plan.process.no_new_privileges),
     };
     let (master, limits) = parent.converse(&ours, &wishes, undo)?;
     let Some(child) = undo.child.as_ref() else { bail!("init is gone") };
     let state = parent.record(child, &limits, cgroups)?;
-    parent.hand_over(child, &wishes)?;
+    parent.hand_over(child, &wishes, &mut undo.pid_file)?;
     ours.send(&Message::Go).context("init died when it was ready")?;
     // Init closes the channel when the death of this process no longer kills it: not before may this process end.
     ours.receive()?;
+    // The last chance to obey a signal; one that comes later is too late, as it would be after the end of this process.
+    interrupts.check()?;
     let child = undo.child.take().context("init is gone")?;
     Ok((state, child, master))
 }
@@ -234,7 +241,8 @@ struct Parent<'a> {
 }
 
 impl Parent<'_> {
-    /// Answers init until it is ready. Returns the terminal's master, and which limits are left to set.
+    /// Answers init until it is ready. A signal that ends the command is an error like any other, and clears up.
+    /// Returns the terminal's master, and which limits are left to set.
     fn converse(
         &mut self,
         channel: &Channel,
@@ -245,7 +253,16 @@ impl Parent<'_> {
         let mut mapped_late = false;
         let mut staged = self.plan.shape == Shape::Staged;
         loop {
-            self.wait_for(channel)?;
+            if staged && let Some(stager) = &undo.child {
+                // Init would keep the channel open though nobody knows its pid. The stager is looked at first: what it
+                // said before its end is seen then.
+                let [_, spoken] = self.interrupts.wait_for([stager.pidfd.as_fd(), channel.fd()])?;
+                if !spoken {
+                    return Err(self.death(undo));
+                }
+            } else {
+                self.interrupts.wait_for([channel.fd()])?;
+            }
             let Some((message, fd)) = channel.receive()? else { return Err(self.death(undo)) };
             match message {
                 Message::Cloned { pid } => {
@@ -295,24 +312,6 @@ impl Parent<'_> {
                 Message::Failed(failure) => return Err(failure.into()),
                 Message::Go => bail!("init sent Go"),
             }
-        }
-    }
-
-    /// Waits for the next datagram, or for a signal that ends the command: that is an error like any other, and clears
-    /// up.
-    fn wait_for(&self, channel: &Channel) -> Result<()> {
-        loop {
-            let mut fds =
-                [PollFd::new(channel.fd(), PollFlags::POLLIN), PollFd::new(self.interrupts.fd(), PollFlags::POLLIN)];
-            match poll(&mut fds, PollTimeout::NONE) {
-                Err(Errno::EINTR) => continue,
-                other => call!("poll()" => other)?,
-            };
-            let [_, interrupted] = fds.map(|fd| fd.any().unwrap_or(false));
-            if interrupted && let Some(signal) = self.interrupts.next() {
-                bail!("interrupted by {signal}");
-            }
-            return Ok(());
         }
     }
 
@@ -401,7 +400,7 @@ impl Parent<'_> {
         Ok(state)
     }
 
-    fn hand_over(&self, child: &Child, wishes: &Wishes) -> Result<()> {
+    fn hand_over(&self, child: &Child, wishes: &Wishes, written: &mut Option<PathBuf>) -> Result<()> {
         if let Some(socket) = &wishes.pidfd_socket {
             // runc's payload for a container's init.
             crate::sys::socket::send(socket.as_fd(), b"standard", Some(child.pidfd.as_fd()))
@@ -409,6 +408,7 @@ impl Parent<'_> {
         }
         if let Some(path) = &wishes.pid_file {
             write_pid_file(path, child.pid).with_context(|| format!("--pid-file {path:?}"))?;
+            *written = Some(path.clone());
         }
         Ok(())
     }
@@ -464,15 +464,17 @@ pub fn limit(plan: &Plan, proc: &Proc, child: &Child, limits: &[usize]) -> Resul
 pub fn write_pid_file(path: &Path, pid: Pid) -> Result<()> {
     let name = path.file_name().context("names no file")?;
     let temporary = path.with_file_name(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
+    // Of a runtime that was killed and had the same pid.
+    drop(std::fs::remove_file(&temporary));
     let open = std::fs::OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o666)
         .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
         .open(&temporary);
-    open?.write_all(pid.to_string().as_bytes())?;
-    std::fs::rename(&temporary, path).inspect_err(|_| {
-        // The rename's error is the one to report.
+    let written = open?.write_all(pid.to_string().as_bytes()).and_then(|()| std::fs::rename(&temporary, path));
+    written.inspect_err(|_| {
+        // That error is the one to report.
         drop(std::fs::remove_file(&temporary));
     })?;
     Ok(())
@@ -484,14 +486,19 @@ struct Undo {
     child: Option<Child>,
     cgroups: Vec<PathBuf>,
     hooks_ran: bool,
+    pid_file: Option<PathBuf>,
 }
 
 impl Undo {
-    fn unwind(self, plan: &Plan, dir: &StateDir) {
+    fn unwind(self, plan: &Plan, dir: &StateDir, interrupts: &Interrupts) {
         if let Some(child) = &self.child {
             // Dead already is as good.
             drop(pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL));
             drop(wait(child.pidfd.as_fd(), true));
+        }
+        if let Some(path) = &self.pid_file {
+            // It names a process that is gone.
+            drop(std::fs::remove_file(path));
         }
         let cleared = destroy::clear_cgroups(&self.cgroups).and_then(|()| dir.remove());
         if let Err(e) = cleared {
@@ -499,7 +506,7 @@ impl Undo {
         }
         if self.hooks_ran {
             let state = hook_state(&plan.id, Status::Stopped, 0, &plan.bundle, &plan.annotations);
-            destroy::poststop(&plan.hooks.poststop, &state);
+            destroy::poststop(&plan.hooks.poststop, &state, Some(interrupts));
         }
     }
 }

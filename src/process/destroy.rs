@@ -11,6 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::kernel::cgroup::Existing;
 use crate::kernel::hook;
 use crate::kernel::procfs::{Identity, Proc};
+use crate::kernel::signal::Interrupts;
 use crate::plan::hooks::Hook;
 use crate::state::{Intent, State, StateDir, Status, hook_state};
 use crate::sys::process::pidfd_send_signal;
@@ -20,7 +21,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Removes cgroups, state and id, and runs the poststop hooks. What is missing counts as removed. The container's
 /// processes must have ended or be killed by the loss of their cgroups: whatever is in those is killed here.
-pub fn destroy(dir: &StateDir, state: Option<&State>, intent: Option<&Intent>) -> Result<()> {
+pub fn destroy(
+    dir: &StateDir,
+    state: Option<&State>,
+    intent: Option<&Intent>,
+    interrupts: Option<&Interrupts>,
+) -> Result<()> {
     let cgroups = state.map(|s| &s.cgroups).or(intent.map(|i| &i.cgroups));
     if let Some(cgroups) = cgroups {
         clear_cgroups(cgroups)?;
@@ -28,7 +34,7 @@ pub fn destroy(dir: &StateDir, state: Option<&State>, intent: Option<&Intent>) -
     dir.remove()?;
     if let Some(state) = state {
         let text = hook_state(&state.id, Status::Stopped, 0, &state.bundle, &state.annotations);
-        poststop(&state.poststop, &text);
+        poststop(&state.poststop, &text, interrupts);
     }
     Ok(())
 }
@@ -41,9 +47,10 @@ pub fn clear_cgroups(cgroups: &[PathBuf]) -> Result<()> {
 }
 
 /// runtime.md#lifecycle: a failing poststop hook is a warning, and the remaining ones run.
-pub fn poststop(hooks: &[Hook], state: &str) {
+pub fn poststop(hooks: &[Hook], state: &str, interrupts: Option<&Interrupts>) {
     for (i, hook) in hooks.iter().enumerate() {
-        if let Err(e) = hook::run(hook, state, None).with_context(|| format!("error running poststop hook #{i}")) {
+        if let Err(e) = hook::run(hook, state, interrupts).with_context(|| format!("error running poststop hook #{i}"))
+        {
             crate::log::warn(&crate::error::one_line(&e));
         }
     }

@@ -10,6 +10,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, soc
 use crate::error::ResultExt;
 use crate::kernel::hook;
 use crate::kernel::procfs::{self, Proc};
+use crate::kernel::signal::Interrupts;
 use crate::process::channel::{Channel, Message};
 use crate::process::create::hand_over;
 use crate::process::destroy;
@@ -18,7 +19,8 @@ use crate::sys::call;
 use crate::sys::memory::SharedWord;
 
 /// Starts the container's program and runs the poststart hooks. Returns when the program runs.
-pub fn start(dir: &StateDir, state: &State, proc: &Proc) -> Result<()> {
+/// With `interrupts` a signal ends the wait for it.
+pub fn start(dir: &StateDir, state: &State, proc: &Proc, interrupts: Option<&Interrupts>) -> Result<()> {
     match state.status(proc)? {
         Status::Created => {}
         Status::Running => bail!("cannot start an already running container"),
@@ -26,20 +28,20 @@ pub fn start(dir: &StateDir, state: &State, proc: &Proc) -> Result<()> {
         Status::Stopped => bail!("cannot start a container that has stopped"),
         Status::Creating => bail!("cannot start a container that is being created"),
     }
-    release(dir, state, proc)?;
+    release(dir, state, proc, interrupts)?;
     if state.poststart.is_empty() {
         return Ok(());
     }
     let text = hook_state(&state.id, Status::Running, state.init.pid, &state.bundle, &state.annotations);
-    hook::run_all("poststart", &state.poststart, &text, None).inspect_err(|_| {
-        // runtime.md#lifecycle: a failing poststart hook stops the container.
+    hook::run_all("poststart", &state.poststart, &text, interrupts).inspect_err(|_| {
+        // runtime.md#lifecycle: a failing poststart hook stops the container. It has stopped when this command ends.
         if let Err(e) = destroy::kill_and_wait(proc, &state.init) {
             crate::log::warn(&crate::error::one_line(&e));
         }
     })
 }
 
-fn release(dir: &StateDir, state: &State, proc: &Proc) -> Result<()> {
+fn release(dir: &StateDir, state: &State, proc: &Proc, interrupts: Option<&Interrupts>) -> Result<()> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let socket =
         call!("socket(AF_UNIX, SOCK_SEQPACKET)" => socket(AddressFamily::Unix, SockType::SeqPacket, flags, None))?;
@@ -53,6 +55,9 @@ fn release(dir: &StateDir, state: &State, proc: &Proc) -> Result<()> {
     let taken = state.listener.as_ref().map(|_| SharedWord::new_memfd()).transpose()?;
     channel.send_with(&Message::Go, taken.as_ref().map(|(_, memfd)| memfd.as_fd())).context("init has died")?;
     loop {
+        if let Some(interrupts) = interrupts {
+            interrupts.wait_for([channel.fd()])?;
+        }
         match (channel.receive()?, &state.listener, &taken) {
             (Some((Message::Listener(number), _)), Some(listener), Some((word, _))) => {
                 let found = proc.find(&state.init)?.context("init has died")?;

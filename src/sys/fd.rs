@@ -92,6 +92,17 @@ pub fn duplicate_onto(fd: BorrowedFd<'_>, target: RawFd) -> Result<OwnedFd> {
     call!("dup3({}, {target})", fd.as_raw_fd() => value).map(owned)
 }
 
+/// `flock(2)`, exclusive: waits for whoever holds it. Released when the last copy of the descriptor is closed.
+pub fn lock(fd: BorrowedFd<'_>) -> Result<()> {
+    loop {
+        // SAFETY: no pointers.
+        match check(unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_EX) }.into()) {
+            Err(Errno::EINTR) => {}
+            locked => return call!("flock({}, LOCK_EX)", fd.as_raw_fd() => locked).map(drop),
+        }
+    }
+}
+
 /// Opens /dev/null on those of descriptors 0, 1 and 2 that are closed, so that no later descriptor can land there and
 /// be taken for stdio by the container.
 pub fn sanitise_stdio() -> Result<()> {

@@ -72,6 +72,11 @@ macro_rules! call {
 }
 pub use call;
 
+/// The errno in an error of std.
+pub(crate) fn errno(error: std::io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}
+
 /// Turns the return value of a raw system call into a result.
 pub(crate) fn check(value: libc::c_long) -> std::result::Result<libc::c_long, Errno> {
     if value < 0 { Err(Errno::last()) } else { Ok(value) }

@@ -2,7 +2,7 @@
 //! A container's cgroup found again by the paths in its state: signalling, freezing and removing it. What is missing
 //! counts as done, so that a delete that was interrupted can be repeated.
 
-use std::ffi::CString;
+use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 
 use super::fs::{self, is_gone, open_root};
 use super::{create, freezer, handle, layout};
-use crate::error::ResultExt;
+use crate::error::{ResultExt, errno_of};
 use crate::plan::cgroup::Version;
 use crate::sys;
 
@@ -30,9 +30,7 @@ pub struct Existing {
 struct Found {
     version: Version,
     path: PathBuf,
-    /// Where to remove it from: the directory above, and its name there.
-    parent: OwnedFd,
-    name: CString,
+    /// The only descriptor held for it: a `create` that ran out of them needs this for each hierarchy to clear up.
     fd: OwnedFd,
 }
 
@@ -215,22 +213,14 @@ impl Existing {
 
 impl Found {
     fn open(path: &Path) -> anyhow::Result<Option<Found>> {
-        let below = path.strip_prefix(layout::MOUNT_POINT).ok();
-        let Some(below) = below.filter(|b| b.components().all(|c| matches!(c, Component::Normal(_)))) else {
-            bail!("is not a path below {}", layout::MOUNT_POINT);
-        };
-        let (root, version, below) = match open_hierarchy(below) {
-            Err(e) if is_gone(e.errno) => return Ok(None),
-            opened => opened?,
-        };
-        let Some(name) = below.file_name() else { bail!("is the root of a hierarchy") };
-        let opened = create::open_parent(root, &below).and_then(|parent| {
-            let fd = fs::open_dir(parent.as_fd(), Path::new(name))?;
-            Ok(Found { version, path: path.to_path_buf(), parent, name: fs::name(Path::new(name))?, fd })
+        let gone = |e: &anyhow::Error| errno_of(e).is_some_and(is_gone);
+        let opened = open_parent(path).and_then(|(parent, version, name)| {
+            let fd = fs::open_dir(parent.as_fd(), Path::new(&name))?;
+            Ok(Found { version, path: path.to_path_buf(), fd })
         });
         match opened {
-            Err(e) if is_gone(e.errno) => Ok(None),
-            opened => Ok(Some(opened?)),
+            Err(e) if gone(&e) => Ok(None),
+            opened => opened.map(Some),
         }
     }
 
@@ -259,16 +249,21 @@ impl Found {
     }
 
     /// Removes the directory, and what is below it if need be; `false` if processes hold it.
-    fn try_remove(&self) -> sys::Result<bool> {
+    fn try_remove(&self) -> anyhow::Result<bool> {
         let remove = |parent: BorrowedFd<'_>, name: &std::ffi::CStr| match fs::remove_dir(parent, name) {
             Err(e) if matches!(e.errno, Errno::EBUSY | Errno::ENOTEMPTY) => Ok(false),
             other => other.map(|()| true),
         };
-        if remove(self.parent.as_fd(), &self.name)? {
+        let (parent, _, name) = match open_parent(&self.path) {
+            Err(e) if errno_of(&e).is_some_and(is_gone) => return Ok(true),
+            opened => opened?,
+        };
+        let name = fs::name(Path::new(&name))?;
+        if remove(parent.as_fd(), &name)? {
             return Ok(true);
         }
         fs::walk(self.fd.as_fd(), &mut |_| Ok(()), &mut |parent, name| remove(parent, name).map(|_| ()))?;
-        remove(self.parent.as_fd(), &self.name)
+        Ok(remove(parent.as_fd(), &name)?)
     }
 
     /// v2 tells when the last process has left, v1 does not.
@@ -282,6 +277,17 @@ impl Found {
         std::thread::sleep(pause);
         Ok(())
     }
+}
+
+/// Opens the directory above that of a recorded path, and tells the name in it.
+fn open_parent(path: &Path) -> anyhow::Result<(OwnedFd, Version, OsString)> {
+    let below = path.strip_prefix(layout::MOUNT_POINT).ok();
+    let Some(below) = below.filter(|b| b.components().all(|c| matches!(c, Component::Normal(_)))) else {
+        bail!("is not a path below {}", layout::MOUNT_POINT);
+    };
+    let (root, version, below) = open_hierarchy(below)?;
+    let Some(name) = below.file_name() else { bail!("is the root of a hierarchy") };
+    Ok((create::open_parent(root, &below)?, version, name.to_os_string()))
 }
 
 /// Opens the hierarchy of a path below the mount point and tells what is left of the path; ENODEV or ENOENT if none is

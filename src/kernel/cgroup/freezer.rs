@@ -109,7 +109,7 @@ impl Events {
     /// The value of a key now; `None` if the cgroup is gone.
     pub(super) fn value(&mut self, key: &str) -> Result<Option<u64>> {
         let mut buffer = [0; 256];
-        let length = match self.0.read_at(&mut buffer, 0).map_err(fs::errno) {
+        let length = match self.0.read_at(&mut buffer, 0).map_err(sys::errno) {
             Err(errno) if fs::is_gone(errno) => return Ok(None),
             read => call!("pread(\"cgroup.events\")" => read)?,
         };

@@ -71,7 +71,7 @@ pub(super) fn read_record(fd: &OwnedFd) -> std::result::Result<String, Errno> {
 fn read_procs(dir: BorrowedFd<'_>) -> Result<String> {
     let mut text = String::new();
     let mut file = File::from(open_file(dir, "cgroup.procs", libc::O_RDONLY)?);
-    call!("read(\"cgroup.procs\")" => file.read_to_string(&mut text).map_err(errno))?;
+    call!("read(\"cgroup.procs\")" => file.read_to_string(&mut text).map_err(sys::errno))?;
     Ok(text)
 }
 
@@ -183,10 +183,6 @@ pub(super) fn pids(top: BorrowedFd<'_>) -> Result<Vec<i32>> {
 /// The errors of files and directories of a cgroup that has been removed.
 pub(super) fn is_gone(errno: Errno) -> bool {
     matches!(errno, Errno::ENOENT | Errno::ENODEV)
-}
-
-pub(super) fn errno(error: std::io::Error) -> Errno {
-    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
 
 /// The number after `key` in a flat-keyed file such as `memory.events`.
