@@ -352,6 +352,10 @@ fn what_needs_root_is_refused_by_name() {
     tess.bundle.check_clean();
     let tess = Tess::own().change(|b| b.mount("/mnt", "bind", "/tmp", &["bind", "idmap"]));
     tess.run().fails_with(&["mounts[3].options[1]", "an ordinary user cannot idmap"]);
+    let notify = json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/nowhere.sock",
+        "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"}]});
+    let tess = Tess::own().change(|b| b.set("/linux/seccomp", notify));
+    tess.run().fails_with(&["linux.seccomp.listenerPath", "an ordinary user"]);
     let tess = Tess::own().change(|b| b.join_ns("network", "/proc/1/ns/net"));
     tess.run().fails_with(&["linux.namespaces", "network namespace /proc/1/ns/net"]);
     let tess = Tess::own();

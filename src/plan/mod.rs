@@ -147,6 +147,13 @@ impl Plan {
                 None => return (None, problems),
             },
         };
+        if plan.ordinary_user && plan.seccomp.as_ref().is_some_and(|seccomp| seccomp.listener.is_some()) {
+            problems.error_hint(
+                "linux.seccomp.listenerPath",
+                "an ordinary user cannot hand the listener over",
+                "pidfd_getfd(2) takes it out of a process that is not dumpable, which only root may do",
+            );
+        }
         if plan.annotations.contains_key("") {
             problems.error("annotations", "a key must not be empty");
         }
