@@ -152,6 +152,13 @@ impl Root {
         self.open()?.with_context(|| format!("--root {:?} cannot be made", self.path))
     }
 
+    /// Waits for the lock on the root itself, which must exist: for what concerns several containers.
+    pub fn lock(&self) -> Result<Lock> {
+        let directory = self.open()?.with_context(|| format!("--root {:?} does not exist", self.path))?;
+        sys::fd::lock(directory.as_fd()).with_context(|| format!("lock {:?}", self.path))?;
+        Ok(Lock(directory))
+    }
+
     /// Reserves `id`: exactly one of several callers gets the directory, and the right to fill it.
     pub fn create(&self, id: &str) -> Result<(StateDir, Lock)> {
         check_id(id)?;

@@ -18,13 +18,13 @@ use crate::sys::process::set_child_subreaper;
 
 /// Runs a container. In the foreground the exit status is the program's, or 128 + the number of the signal that killed
 /// it, and the container is deleted afterwards unless `--keep`.
-pub fn run(root: &Root, args: &Run) -> Result<u8> {
+pub fn run(root: &Root, args: &Run, tolerate_cgroups: Option<bool>) -> Result<u8> {
     let id = args.create.id.id.as_str();
     if !args.detach && !args.no_subreaper {
         set_child_subreaper()?;
     }
     let interrupts = Interrupts::block()?;
-    let created = make(root, &args.create, args.detach, &interrupts)?;
+    let created = make(root, &args.create, args.detach, tolerate_cgroups, &interrupts)?;
     let ran = finish(args, &created, &interrupts);
     if ran.is_err() {
         // The program never ran, or nobody would wait for it: nothing is left of the container.
