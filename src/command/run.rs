@@ -32,6 +32,10 @@ pub fn run(root: &Root, args: &Run, tolerate_cgroups: Option<bool>) -> Result<u8
         kill_and_wait(&proc, &created.state.init)?;
         drop(crate::sys::process::wait(created.child.pidfd.as_fd(), true));
         remove(&created, &interrupts)?;
+        if let Some(path) = &args.create.receivers.pid_file {
+            // As after a create that fails: it names a process that is gone.
+            drop(std::fs::remove_file(path));
+        }
     }
     ran.with_context(|| format!("run {id}"))
 }
@@ -39,7 +43,7 @@ pub fn run(root: &Root, args: &Run, tolerate_cgroups: Option<bool>) -> Result<u8
 /// Removes the container, unless a `delete --force` has: its cgroups may be those of a new one with the same id.
 fn remove(created: &Created, interrupts: &Interrupts) -> Result<()> {
     let _lock = created.dir.lock()?;
-    if !created.dir.exists() {
+    if !created.dir.exists()? {
         return Ok(());
     }
     destroy(&created.dir, Some(&created.state), None, Some(interrupts))
