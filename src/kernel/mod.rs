@@ -21,3 +21,4 @@ pub mod rootfs;
 pub mod scheduling;
 pub mod seccomp;
 pub mod signal;
+pub mod subid;
