@@ -128,3 +128,12 @@ fn check_changes_nothing() {
     let out = bundle.call(["check", "/nowhere"]).output();
     out.fails_with(&["config.json", "no such file"]);
 }
+
+#[test]
+fn a_file_system_that_cannot_be_idmapped_is_named() {
+    orlop_only!("has check");
+    let bundle = Bundle::new().userns(0, 100_000, 65_536).mount("/mnt", "", "/sys", &["rbind", "idmap"]);
+    let out = check(&bundle, &["--format", "json"]);
+    assert_eq!(found(&out), ["error mounts[3].source"], "{out}");
+    bundle.check_clean();
+}

@@ -10,18 +10,25 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, SFlag, stat};
 use nix::sys::statfs::{FsType, fstatfs};
 
+use crate::error::{hints, one_line};
 use crate::host::{CgroupLayout, Host};
+use crate::kernel::idmap::Mapper;
 use crate::kernel::path::{Root, host_path, open_host};
+use crate::kernel::procfs::Proc;
 use crate::kernel::program::{Found, Tree, User};
+use crate::kernel::subid;
 use crate::plan::Plan;
 use crate::plan::cgroup::Version;
 use crate::plan::config::Spec;
 use crate::plan::filesystem::InRoot;
 use crate::plan::idmap::{Range, to_host};
 use crate::plan::mount_options::Options;
-use crate::plan::namespaces::Kind;
+use crate::plan::mounts::Kind;
+use crate::plan::namespaces;
 use crate::plan::problem::{Problem, Problems};
 use crate::plan::process::search_path;
+use crate::plan::rootless::is_own;
+use crate::sys::mount::clone_tree;
 
 /// Looks for everything that the bundle names.
 pub fn check(spec: &Spec, plan: Option<&Plan>, bundle: &Path, host: &Host, problems: &mut Problems) -> Result<()> {
@@ -31,14 +38,12 @@ pub fn check(spec: &Spec, plan: Option<&Plan>, bundle: &Path, host: &Host, probl
         program(spec, tree, problems)?;
     }
     hooks(spec, tree.as_ref(), problems)?;
-    namespaces(spec, problems);
+    joined_namespaces(spec, problems);
     listener(spec, problems);
     if let Some(plan) = plan {
         cgroup(plan, host, problems);
-    }
-    if host.euid != 0 {
-        problems
-            .warn("", format!("checked as the user {}: files that only root may look at are not judged", host.euid));
+        subordinate_ids(plan, host, problems);
+        idmapped_mounts(plan, host, problems)?;
     }
     Ok(())
 }
@@ -46,11 +51,6 @@ pub fn check(spec: &Spec, plan: Option<&Plan>, bundle: &Path, host: &Host, probl
 /// `ENOENT` and so on in words.
 fn why(path: &Path, errno: nix::errno::Errno) -> String {
     format!("{}: {}", path.display(), crate::sys::describe(errno))
-}
-
-/// Whether the caller just may not look.
-fn is_hidden(errno: nix::errno::Errno) -> bool {
-    errno == nix::errno::Errno::EACCES && !nix::unistd::geteuid().is_root()
 }
 
 fn root(spec: &Spec, bundle: &Path, problems: &mut Problems) -> Result<Option<Tree>> {
@@ -61,7 +61,6 @@ fn root(spec: &Spec, bundle: &Path, problems: &mut Problems) -> Result<Option<Tr
     let Ok(name) = host_path(&path) else { return Ok(None) };
     match open_host(&name, libc::O_DIRECTORY) {
         Ok(fd) => Ok(Some(Tree { root: Root::new(fd), covers: covers(spec, bundle) })),
-        Err(e) if is_hidden(e.errno) => Ok(None),
         Err(e) => {
             problems.error("root.path", why(&path, e.errno));
             Ok(None)
@@ -90,12 +89,12 @@ fn sources(spec: &Spec, bundle: &Path, problems: &mut Problems) {
     for (i, mount) in spec.mounts.iter().flatten().enumerate() {
         let Some(source) = bind_source(mount, bundle) else { continue };
         match stat(&source) {
-            Err(errno) if !is_hidden(errno) => problems.error_hint(
+            Err(errno) => problems.error_hint(
                 format!("mounts[{i}].source"),
                 why(&source, errno),
                 "the source of a bind mount must exist; a relative one is relative to the bundle",
             ),
-            _ => {}
+            Ok(_) => {}
         }
     }
 }
@@ -185,7 +184,6 @@ fn hooks(spec: &Spec, tree: Option<&Tree>, problems: &mut Problems) -> Result<()
                 continue;
             }
             match stat(path) {
-                Err(errno) if is_hidden(errno) => {}
                 Err(errno) => problems.error(at, why(path, errno)),
                 Ok(found) if found.st_mode & libc::S_IFMT != libc::S_IFREG => {
                     problems.error(at, format!("{} is not a regular file", path.display()));
@@ -205,11 +203,11 @@ fn hooks(spec: &Spec, tree: Option<&Tree>, problems: &mut Problems) -> Result<()
 /// The file system of namespaces (NSFS_MAGIC of linux/magic.h).
 const NSFS: FsType = FsType(0x6e73_6673);
 
-fn namespaces(spec: &Spec, problems: &mut Problems) {
+fn joined_namespaces(spec: &Spec, problems: &mut Problems) {
     let list = spec.linux.as_ref().and_then(|linux| linux.namespaces().as_ref());
     for (i, namespace) in list.into_iter().flatten().enumerate() {
         let Some(path) = namespace.path().as_ref().filter(|path| path.is_absolute()) else { continue };
-        let (at, wanted) = (format!("linux.namespaces[{i}].path"), Kind::from(namespace.typ()));
+        let (at, wanted) = (format!("linux.namespaces[{i}].path"), namespaces::Kind::from(namespace.typ()));
         // Looked at by itself first: to open a device could have effects.
         let found = stat(path).and_then(|found| {
             let regular = SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG;
@@ -218,11 +216,10 @@ fn namespaces(spec: &Spec, problems: &mut Problems) {
         });
         let is_namespace = |fd: &std::os::fd::OwnedFd| fstatfs(fd).is_ok_and(|fs| fs.filesystem_type() == NSFS);
         match found {
-            Err(errno) if is_hidden(errno) => {}
             Err(errno) => problems.error(at, why(path, errno)),
             Ok(Some(fd)) if is_namespace(&fd) => match crate::sys::clone::namespace_kind(fd.as_fd()) {
                 Ok(kind) if kind != wanted.flag() => {
-                    let other = Kind::of_flag(kind).map_or("another", Kind::name);
+                    let other = namespaces::Kind::of_flag(kind).map_or("another", namespaces::Kind::name);
                     let message =
                         format!("{} is a namespace of the kind {other}, not {}", path.display(), wanted.name());
                     problems.error(at, message);
@@ -239,7 +236,6 @@ fn listener(spec: &Spec, problems: &mut Problems) {
     let Some(path) = seccomp.and_then(|seccomp| seccomp.listener_path().as_ref()) else { return };
     const AT: &str = "linux.seccomp.listenerPath";
     match stat(path) {
-        Err(errno) if is_hidden(errno) => {}
         Err(errno) => {
             problems.error_hint(AT, why(path, errno), "whoever answers for the calls must listen before create")
         }
@@ -248,6 +244,45 @@ fn listener(spec: &Spec, problems: &mut Problems) {
         }
         Ok(_) => {}
     }
+}
+
+/// An ordinary user may map his own ids, and those that /etc/subuid and /etc/subgid give him.
+fn subordinate_ids(plan: &Plan, host: &Host, problems: &mut Problems) {
+    let Some(idmap) = plan.idmap.as_ref().filter(|_| host.euid != 0) else { return };
+    for (side, ranges, own) in [(subid::UID, &idmap.uid, host.euid), (subid::GID, &idmap.gid, host.egid)] {
+        if is_own(ranges, own) {
+            continue;
+        }
+        if let Err(e) = side.check(ranges, host.euid, own) {
+            let line = one_line(&e);
+            // The field, and the range if it is about one, come first.
+            let (path, message) = line.split_once(": ").unwrap_or((side.field, &line));
+            let (path, message) = (path.to_string(), message.to_string());
+            problems.errors.push(Problem { path, message, hint: hints(&e).into_iter().next() });
+        }
+    }
+}
+
+/// Whether the file systems of idmapped mounts can be idmapped, which the kernel says only if it is tried: on a clone of
+/// the mount that is attached nowhere.
+fn idmapped_mounts(plan: &Plan, host: &Host, problems: &mut Problems) -> Result<()> {
+    if host.euid != 0 || !host.may_clone_mounts {
+        return Ok(());
+    }
+    let proc = Proc::open()?;
+    let mut mapper = Mapper::new(&proc, plan.idmap.as_ref(), None)?;
+    for mount in &plan.filesystem.mounts {
+        let (Kind::Bind { source, recursive }, Some(map)) = (&mount.kind, &mount.idmap) else { continue };
+        if map.own.is_none() && plan.idmap.is_none() {
+            continue; // that of a namespace to be joined
+        }
+        let Ok(clone) = clone_tree(nix::fcntl::AT_FDCWD, &host_path(source)?, *recursive) else { continue };
+        if let Err(e) = mapper.apply(clone.as_fd(), map) {
+            let path = format!("mounts[{}].source", mount.index);
+            problems.errors.push(Problem { path, message: one_line(&e), hint: hints(&e).into_iter().next() });
+        }
+    }
+    Ok(())
 }
 
 /// Controllers that the host has, but not where the container's cgroup will be. Whether root can have them passed on is

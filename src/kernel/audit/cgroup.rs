@@ -42,7 +42,10 @@ pub fn audit(subject: &Subject<'_>, report: &mut Report) -> Result<()> {
         if place.version == Version::V1 && place.controllers.iter().any(|c| c == "devices") {
             device_list(&own, path, &existing, report)?;
         }
-        if place.version == Version::V2 && (!plan.devices.is_empty() || !has_v1_devices(&plan.places)) {
+        if place.version == Version::V2
+            && !subject.plan.ordinary_user
+            && (!plan.devices.is_empty() || !has_v1_devices(&plan.places))
+        {
             device_program(&plan.devices, path, &existing, report)?;
         }
     }
