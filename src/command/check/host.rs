@@ -88,13 +88,12 @@ fn bind_source(mount: &oci_spec::runtime::Mount, bundle: &Path) -> Option<PathBu
 fn sources(spec: &Spec, bundle: &Path, problems: &mut Problems) {
     for (i, mount) in spec.mounts.iter().flatten().enumerate() {
         let Some(source) = bind_source(mount, bundle) else { continue };
-        match stat(&source) {
-            Err(errno) => problems.error_hint(
+        if let Err(errno) = stat(&source) {
+            problems.error_hint(
                 format!("mounts[{i}].source"),
                 why(&source, errno),
                 "the source of a bind mount must exist; a relative one is relative to the bundle",
-            ),
-            Ok(_) => {}
+            );
         }
     }
 }
