@@ -20,6 +20,7 @@ pub mod host;
 pub mod kernel;
 pub mod log;
 pub mod plan;
+pub mod policy;
 pub mod process;
 pub mod sealed;
 pub mod seccomp;

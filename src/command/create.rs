@@ -4,6 +4,7 @@
 use anyhow::{Context, Result, anyhow};
 
 use crate::cli::{Create, Receivers};
+use crate::command::policy::{govern, keep};
 use crate::command::{bundle, make_plan, require_root};
 use crate::error::ResultExt;
 use crate::host::Host;
@@ -28,16 +29,23 @@ pub fn make(root: &Root, args: &Create, detached: bool, interrupts: &Interrupts)
         let config = spec::load(&bundle)?;
         let host = Host::detect()?;
         require_root(&host)?;
+        let governed = govern(args.policy.as_deref(), config, &bundle, Some(("create", id)))?;
+        let config = governed.config;
         let request = Request {
             id: id.into(),
             bundle,
             no_pivot: args.no_pivot,
             no_new_keyring: args.no_new_keyring,
             preserve_fds: args.preserve_fds,
+            extra_seccomp: governed.stack,
         };
         let plan = make_plan(&config, &host, &request)?;
         let wishes = wishes(&plan, &args.receivers, detached)?;
         let reserved = root.create(id)?;
+        keep(&reserved.0, governed.record.as_ref()).inspect_err(|_| {
+            // The directory is all there is; the error that is reported is the one that matters.
+            drop(reserved.0.remove());
+        })?;
         crate::process::create::create(&plan, &host, &config.bytes, reserved, wishes, interrupts)
     };
     made().with_context(|| format!("create {id}"))
