@@ -17,3 +17,6 @@ pub mod mesos;
 pub mod model;
 pub mod read;
 pub mod record;
+
+#[cfg(test)]
+mod tests;

@@ -177,6 +177,8 @@ macro_rules! tables {
 
         impl Tables {
             const NAMES: &[&str] = &[$(stringify!($table)),*];
+            /// How many keys there are.
+            pub const COUNT: usize = 0 $(+ $Table::KEYS.len())*;
 
             /// Reads a table if it is one of these.
             fn read(&mut self, name: &str, node: &Node<'_>, reader: &mut Reader<'_>) -> bool {
