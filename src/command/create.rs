@@ -4,43 +4,55 @@
 use anyhow::{Context, Result, anyhow};
 
 use crate::cli::{Create, Receivers};
-use crate::command::policy::{govern, keep};
-use crate::command::{bundle, make_plan, require_root};
+use crate::command::policy::{Governed, govern, keep};
+use crate::command::{bundle, make_plan};
 use crate::error::ResultExt;
 use crate::host::Host;
 use crate::kernel::console;
 use crate::kernel::signal::Interrupts;
+use crate::lease;
 use crate::plan::{Plan, Request};
 use crate::process::create::{Console, Created, Wishes};
-use crate::spec;
+use crate::spec::{self, Config};
 use crate::state::{Root, check_id};
 
 /// Creates a container and leaves it in the state `created`.
-pub fn create(root: &Root, args: &Create) -> Result<u8> {
-    make(root, args, true, &Interrupts::block()?).map(|_| 0)
+pub fn create(root: &Root, args: &Create, tolerate_cgroups: Option<bool>) -> Result<u8> {
+    make(root, args, true, tolerate_cgroups, &Interrupts::block()?).map(|_| 0)
 }
 
-/// Creates a container; `detached`: nobody stays to relay its terminal.
-pub fn make(root: &Root, args: &Create, detached: bool, interrupts: &Interrupts) -> Result<Created> {
+/// Creates a container; `detached`: nobody stays to relay its terminal. `tolerate_cgroups`: see [`Request`].
+pub fn make(
+    root: &Root,
+    args: &Create,
+    detached: bool,
+    tolerate_cgroups: Option<bool>,
+    interrupts: &Interrupts,
+) -> Result<Created> {
     let id = args.id.id.as_str();
     check_id(id)?;
     let made = || -> Result<Created> {
         let bundle = bundle(args.bundle.as_deref())?;
-        let config = spec::load(&bundle)?;
         let host = Host::detect()?;
-        require_root(&host)?;
-        let governed = govern(args.policy.as_deref(), config, &bundle, Some(("create", id)))?;
-        let config = governed.config;
+        let config = spec::load(&bundle)?;
+        let event = Some(("create", id));
+        let governed = govern(args.policy.as_deref(), config, &bundle, args.userns.is_some(), event)?;
+        let lease = args.userns.or(governed.record.as_ref().and_then(|record| record.lease));
         let request = Request {
             id: id.into(),
             bundle,
             no_pivot: args.no_pivot,
             no_new_keyring: args.no_new_keyring,
             preserve_fds: args.preserve_fds,
-            extra_seccomp: governed.stack,
+            idmap_all: lease.is_some(),
+            tolerate_cgroups,
+            extra_seccomp: governed.stack.clone(),
         };
-        let plan = make_plan(&config, &host, &request)?;
-        let wishes = wishes(&plan, &args.receivers, detached)?;
+        if let Some(size) = lease {
+            return with_lease(root, args, detached, &request, &host, &governed, size, interrupts);
+        }
+        let config = &governed.config;
+        let (plan, wishes) = prepare(args, &request, config, &host, detached)?;
         let reserved = root.create(id)?;
         keep(&reserved.0, governed.record.as_ref()).inspect_err(|_| {
             // The directory is all there is; the error that is reported is the one that matters.
@@ -49,6 +61,47 @@ pub fn make(root: &Root, args: &Create, detached: bool, interrupts: &Interrupts)
         crate::process::create::create(&plan, &host, &config.bytes, reserved, wishes, interrupts)
     };
     made().with_context(|| format!("create {id}"))
+}
+
+/// Everything that is checked before anything is made.
+fn prepare(args: &Create, request: &Request, config: &Config, host: &Host, detached: bool) -> Result<(Plan, Wishes)> {
+    let plan = make_plan(config, host, request)?;
+    let wishes = wishes(&plan, &args.receivers, detached)?;
+    Ok((plan, wishes))
+}
+
+/// `--userns=auto`, or a policy that wants the like: the mapping is a part of the plan, and a lease is a part of the container, so that the container's
+/// directory comes first. The config that is planned, and kept for `exec`, is the one with the lease.
+#[allow(clippy::too_many_arguments, reason = "all of `make`, and the size")]
+fn with_lease(
+    root: &Root,
+    args: &Create,
+    detached: bool,
+    request: &Request,
+    host: &Host,
+    governed: &Governed,
+    size: u32,
+    interrupts: &Interrupts,
+) -> Result<Created> {
+    let config = &governed.config;
+    lease::check(&config.spec).context("--userns=auto")?;
+    if host.euid != 0 {
+        return Err(anyhow!("--userns=auto needs root"))
+            .hint("the kernel lets only the host's root idmap a root filesystem; map ids in the config instead");
+    }
+    let (dir, lock) = root.create(&args.id.id)?;
+    let prepared = || -> Result<(Config, Plan, Wishes)> {
+        let lease = lease::take(root, &dir, size).context("--userns=auto")?;
+        let config = spec::parse(lease::add_to(&config.bytes, &lease)?)?;
+        keep(&dir, governed.record.as_ref())?;
+        let (plan, wishes) = prepare(args, request, &config, host, detached)?;
+        Ok((config, plan, wishes))
+    };
+    let (config, plan, wishes) = prepared().inspect_err(|_| {
+        // The directory and the lease are all there is; the error that is reported is the one that matters.
+        drop(dir.remove());
+    })?;
+    crate::process::create::create(&plan, host, &config.bytes, (dir, lock), wishes, interrupts)
 }
 
 /// Receivers are connected before anything is made: one that is not there is an early error. `detached`: nobody stays to

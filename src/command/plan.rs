@@ -17,7 +17,7 @@ pub fn plan(args: &PlanArgs, policy: Option<&Path>) -> Result<u8> {
     let planned = || -> Result<()> {
         crate::state::check_id(&args.id)?;
         let bundle = bundle(args.bundle.as_deref())?;
-        let governed = govern(policy, spec::load(&bundle)?, &bundle, None)?;
+        let governed = govern(policy, spec::load(&bundle)?, &bundle, false, None)?;
         let extra_seccomp = governed.stack;
         let request =
             Request { id: args.id.clone(), bundle, no_pivot: args.no_pivot, extra_seccomp, ..Request::default() };

@@ -15,7 +15,7 @@ use crate::command::{bundle, print, print_json};
 use crate::plan::capabilities::Set;
 use crate::plan::config::Process;
 use crate::plan::problem::Problems;
-use crate::policy::decide::{self, Decision, Outcome, apply};
+use crate::policy::decide::{self, Decision, Facts, Outcome, apply};
 use crate::policy::record::{KeptSource, POLICY, Record};
 use crate::policy::{file, mesos, model};
 use crate::spec::{self, Config};
@@ -45,13 +45,20 @@ pub struct Governed {
     pub stack: Vec<LinuxSeccomp>,
 }
 
-/// Puts a config under the policies that hold. `event`: for the audit files, what is done and for which container.
-pub fn govern(flag: Option<&Path>, config: Config, bundle: &Path, event: Option<(&str, &str)>) -> Result<Governed> {
+/// Puts a config under the policies that hold. `leased`: `--userns=auto` was given. `event`: for the audit files, what is
+/// done and for which container.
+pub fn govern(
+    flag: Option<&Path>,
+    config: Config,
+    bundle: &Path,
+    leased: bool,
+    event: Option<(&str, &str)>,
+) -> Result<Governed> {
     let policies = file::load(flag)?;
     if policies.is_empty() {
         return Ok(Governed { config, record: None, stack: Vec::new() });
     }
-    let (record, outcome) = under(&policies, config, bundle)?;
+    let (record, outcome) = under(&policies, config, bundle, leased)?;
     if let Some((event, id)) = event {
         audit(&record.audit, event, id, &record.decisions)?;
     }
@@ -67,13 +74,18 @@ pub fn govern(flag: Option<&Path>, config: Config, bundle: &Path, event: Option<
 }
 
 /// The record, and the config as it became, or Err if it was refused.
-fn under(policies: &[model::Policy], config: Config, bundle: &Path) -> Result<(Record, Result<Config, ()>)> {
+fn under(
+    policies: &[model::Policy],
+    config: Config,
+    bundle: &Path,
+    leased: bool,
+) -> Result<(Record, Result<Config, ()>)> {
     let mut record = Record::default();
     let mut config = config;
     for (i, policy) in policies.iter().enumerate() {
         let kept = |source: &model::Source| KeptSource { path: source.path.clone(), text: source.text.clone() };
         record.sources.extend(policy.sources.iter().map(kept));
-        let facts = file::facts(&config.spec, bundle, i > 0)?;
+        let facts = Facts { decided_before: i > 0, leased, ..file::facts(&config.spec, bundle)? };
         match decide::decide(policy, &config.spec, &facts) {
             Err(decisions) => {
                 record.decisions.extend(decisions);
@@ -98,7 +110,7 @@ fn under(policies: &[model::Policy], config: Config, bundle: &Path) -> Result<(R
     // A policy must have nothing to say to what it, or another after it, made: that the second only tightens is not
     // believed but seen.
     for policy in policies {
-        let facts = file::facts(&config.spec, bundle, true)?;
+        let facts = Facts { decided_before: true, leased, ..file::facts(&config.spec, bundle)? };
         match decide::decide(policy, &config.spec, &facts) {
             Ok(effective) if effective.edits.is_empty() => {}
             Ok(effective) => {
@@ -234,7 +246,7 @@ fn test(args: &PolicyTest, flag: Option<&Path>) -> Result<u8> {
     let bundle = bundle(args.bundle.as_deref())?;
     let config = spec::load(&bundle)?;
     let policies = file::load(flag)?;
-    let (record, outcome) = under(&policies, config, &bundle)?;
+    let (record, outcome) = under(&policies, config, &bundle, false)?;
     let changes = |outcome| matches!(outcome, Outcome::Clamped | Outcome::Set);
     let (word, status) = match &outcome {
         Err(()) => ("refused", 1),

@@ -18,13 +18,13 @@ use crate::sys::process::set_child_subreaper;
 
 /// Runs a container. In the foreground the exit status is the program's, or 128 + the number of the signal that killed
 /// it, and the container is deleted afterwards unless `--keep`.
-pub fn run(root: &Root, args: &Run) -> Result<u8> {
+pub fn run(root: &Root, args: &Run, tolerate_cgroups: Option<bool>) -> Result<u8> {
     let id = args.create.id.id.as_str();
     if !args.detach && !args.no_subreaper {
         set_child_subreaper()?;
     }
     let interrupts = Interrupts::block()?;
-    let created = make(root, &args.create, args.detach, &interrupts)?;
+    let created = make(root, &args.create, args.detach, tolerate_cgroups, &interrupts)?;
     let ran = finish(args, &created, &interrupts);
     if ran.is_err() {
         // The program never ran, or nobody would wait for it: nothing is left of the container.
@@ -32,6 +32,10 @@ pub fn run(root: &Root, args: &Run) -> Result<u8> {
         kill_and_wait(&proc, &created.state.init)?;
         drop(crate::sys::process::wait(created.child.pidfd.as_fd(), true));
         remove(&created, &interrupts)?;
+        if let Some(path) = &args.create.receivers.pid_file {
+            // As after a create that fails: it names a process that is gone.
+            drop(std::fs::remove_file(path));
+        }
     }
     ran.with_context(|| format!("run {id}"))
 }
@@ -39,7 +43,7 @@ pub fn run(root: &Root, args: &Run) -> Result<u8> {
 /// Removes the container, unless a `delete --force` has: its cgroups may be those of a new one with the same id.
 fn remove(created: &Created, interrupts: &Interrupts) -> Result<()> {
     let _lock = created.dir.lock()?;
-    if !created.dir.exists() {
+    if !created.dir.exists()? {
         return Ok(());
     }
     destroy(&created.dir, Some(&created.state), None, Some(interrupts))

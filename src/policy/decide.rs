@@ -80,6 +80,8 @@ pub struct Facts {
     pub host_namespaces: BTreeSet<usize>,
     /// Another policy has decided before, so that the seccomp profile is no longer the bundle's.
     pub decided_before: bool,
+    /// The caller asks for a user namespace with a lease, whatever the config says.
+    pub leased: bool,
 }
 
 /// A change of config.json: a JSON pointer and the value that it gets.
@@ -545,6 +547,12 @@ impl Case<'_> {
         let own = entries.into_iter().find(|(_, entry)| Kind::from(entry.typ()) == Kind::User);
         let own = own.map(|(i, entry)| (i, entry.path().clone().filter(|path| !path.as_os_str().is_empty())));
         match (&rules.require, own) {
+            (Some(require), None) if self.facts.leased => {
+                if require.value == Require::Never {
+                    let change = "leave --userns out";
+                    self.say(Outcome::Refused, "linux.namespaces", &require.at, "--userns=auto", "none", change);
+                }
+            }
             (Some(require), Some((i, _))) if require.value == Require::Never => {
                 let path = format!("linux.namespaces[{i}]");
                 self.say(Outcome::Refused, path, &require.at, "a user namespace", "none", "remove the \"user\" entry");
@@ -594,7 +602,8 @@ impl Case<'_> {
             let path = entry.path().as_ref().map(|path| path.to_string_lossy().into_owned());
             found.push((entry.typ().into(), i, path.filter(|path| !path.is_empty())));
         }
-        let leased = |kind| kind == Kind::User && self.result.lease.is_some();
+        let leased = self.result.lease.is_some() || self.facts.leased;
+        let leased = |kind| kind == Kind::User && leased;
         let mut refused = Vec::new();
         for (required, must_be_new) in [(&rules.require, true), (&rules.forbid_host, false)] {
             let Some(kinds) = required else { continue };

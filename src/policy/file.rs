@@ -279,13 +279,8 @@ fn name_of(number: u32) -> String {
 }
 
 /// Looks at what a config names.
-pub fn facts(spec: &Spec, bundle: &Path, decided_before: bool) -> Result<Facts> {
-    let mut facts = Facts {
-        kernel: crate::spec::kernel_version()?,
-        bundle: bundle.to_path_buf(),
-        decided_before,
-        ..Facts::default()
-    };
+pub fn facts(spec: &Spec, bundle: &Path) -> Result<Facts> {
+    let mut facts = Facts { kernel: crate::spec::kernel_version()?, bundle: bundle.to_path_buf(), ..Facts::default() };
     for (path, source) in sources(spec, bundle) {
         let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
         // What is not there cannot be mounted either, and is named where that fails.
