@@ -171,10 +171,17 @@ fn audit(files: &[String], event: &str, id: &str, decisions: &[Decision]) -> Res
     if decisions.is_empty() {
         text = line(None)?;
     }
-    for (i, file) in files.iter().enumerate().filter(|(i, file)| !files.iter().take(*i).any(|f| f == *file)) {
-        let flags =
-            OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
-        let _ = i;
+    let mut files = files.to_vec();
+    files.sort_unstable();
+    files.dedup();
+    for file in &files {
+        let flags = OFlag::O_WRONLY
+            | OFlag::O_APPEND
+            | OFlag::O_CREAT
+            | OFlag::O_NOFOLLOW
+            | OFlag::O_NOCTTY
+            | OFlag::O_NONBLOCK
+            | OFlag::O_CLOEXEC;
         let opened = call!("open({file:?})" => open(file.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR));
         // One write, so that lines of several callers do not mix.
         std::fs::File::from(opened.context("the audit file")?)

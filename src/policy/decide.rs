@@ -547,24 +547,23 @@ impl Case<'_> {
         let own = entries.into_iter().find(|(_, entry)| Kind::from(entry.typ()) == Kind::User);
         let own = own.map(|(i, entry)| (i, entry.path().clone().filter(|path| !path.as_os_str().is_empty())));
         match (&rules.require, own) {
-            (Some(require), None) if self.facts.leased => {
-                if require.value == Require::Never {
-                    let change = "leave --userns out";
-                    self.say(Outcome::Refused, "linux.namespaces", &require.at, "--userns=auto", "none", change);
-                }
+            (Some(require), None) if self.facts.leased && require.value == Require::Never => {
+                let change = "leave --userns out";
+                self.say(Outcome::Refused, "linux.namespaces", &require.at, "--userns=auto", "none", change);
             }
+            (Some(_), None) if self.facts.leased => {}
             (Some(require), Some((i, _))) if require.value == Require::Never => {
                 let path = format!("linux.namespaces[{i}]");
                 self.say(Outcome::Refused, path, &require.at, "a user namespace", "none", "remove the \"user\" entry");
             }
-            (Some(require), Some((i, Some(path)))) if require.value == Require::Always => {
-                // Which ids a namespace maps that exists already cannot be seen from its path.
-                if self.tables.namespaces.allow_paths.is_none() {
-                    let asked = format!("the user namespace {}", path.display());
-                    let change = "leave the path out, or have the policy name it in namespaces.allow_paths";
-                    let at = format!("linux.namespaces[{i}].path");
-                    self.say(Outcome::Refused, at, &require.at, asked, "a new user namespace", change);
-                }
+            // Which ids a namespace maps that exists already cannot be seen from its path.
+            (Some(require), Some((i, Some(path))))
+                if require.value == Require::Always && self.tables.namespaces.allow_paths.is_none() =>
+            {
+                let asked = format!("the user namespace {}", path.display());
+                let change = "leave the path out, or have the policy name it in namespaces.allow_paths";
+                let at = format!("linux.namespaces[{i}].path");
+                self.say(Outcome::Refused, at, &require.at, asked, "a new user namespace", change);
             }
             (Some(require), None) if require.value == Require::Always => {
                 let map = rules.map.as_ref().filter(|map| map.value == Map::SubidAuto);
@@ -735,7 +734,7 @@ impl Case<'_> {
         let cpu = resources.and_then(|r| r.cpu().as_ref());
         let period = cpu.and_then(oci_spec::runtime::LinuxCpu::period).filter(|p| *p > 0).unwrap_or(100_000);
         let memory = resources.and_then(|r| r.memory().as_ref()).and_then(|m| m.limit()).and_then(above);
-        let pids = resources.and_then(|r| r.pids().as_ref()).and_then(|p| above(i64::from(p.limit())));
+        let pids = resources.and_then(|r| r.pids().as_ref()).and_then(|p| above(p.limit()));
         let quota = cpu.and_then(oci_spec::runtime::LinuxCpu::quota).and_then(above);
         let cpu = quota.map(|quota| quota.saturating_mul(1000).div_ceil(period));
         for (name, path, asked) in [
