@@ -238,3 +238,35 @@ fn leases_come_back_and_their_faults_are_named() {
     auto(&mapped, "--userns=auto", TWO).output().fails_with(&["linux.uidMappings", "of its own"]);
     mapped.check_clean();
 }
+
+#[test]
+fn leases_taken_at_the_same_time_are_disjoint() {
+    orlop_only!("has --userns=auto");
+    let first = Bundle::new();
+    let (rootfs, state) = (first.rootfs(), first.state_root());
+    let bundles: Vec<Bundle> =
+        (0..6).map(|_| Bundle::new().set("/root/path", rootfs.to_str().unwrap()).args(["/probe", "wait"])).collect();
+    let call = |bundle: &Bundle, words: &[&str]| {
+        let call = Call::new(&crate::harness::runtime::program(), &bundle.dir, bundle.layer);
+        call.env("ORLOP_IT", &bundle.id).args(["--root", state.to_str().unwrap()]).args(words)
+    };
+    let running: Vec<_> = bundles
+        .iter()
+        .map(|bundle| {
+            bundle.write_config();
+            let (dir, pid) = (bundle.dir.to_str().unwrap(), bundle.pid_file());
+            let words = ["create", "--userns=auto:size=1000", "--bundle", dir, "--pid-file", pid.to_str().unwrap()];
+            let call = call(bundle, &words).args([&bundle.id]);
+            with_subids(bundle, call, "containers:3000000:6000\n").start()
+        })
+        .collect();
+    for running in running {
+        running.output().ok();
+    }
+    let mut firsts: Vec<u32> = bundles.iter().map(|bundle| maps_of(bundle).0).collect();
+    firsts.sort_unstable();
+    assert_eq!(firsts, [3_000_000, 3_001_000, 3_002_000, 3_003_000, 3_004_000, 3_005_000]);
+    for bundle in &bundles {
+        call(bundle, &["delete", "--force", &bundle.id]).output().ok();
+    }
+}

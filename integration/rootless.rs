@@ -51,6 +51,8 @@ struct Tess {
     subids: String,
     path: String,
     groups: Vec<u32>,
+    /// The cgroup.procs of the v2 cgroup that he is in; the call sees cgroup2 alone then.
+    procs: Option<PathBuf>,
 }
 
 impl Tess {
@@ -72,6 +74,7 @@ impl Tess {
             subids: format!("tess:{FIRST}:65536\n"),
             path: "/usr/sbin:/usr/bin:/sbin:/bin".into(),
             groups: Vec::new(),
+            procs: None,
         }
     }
 
@@ -97,15 +100,23 @@ impl Tess {
         fs::write(dir.join("subid"), &self.subids).unwrap();
         own_by(dir, TESS);
         let subid = dir.join("subid");
-        let call =
-            Call::new(&self.program(), dir, Layer::Host).env("ORLOP_IT", &self.bundle.id).env("PATH", &self.path);
+        let layer = if self.procs.is_some() { Layer::V2 } else { Layer::Host };
+        let call = Call::new(&self.program(), dir, layer).env("ORLOP_IT", &self.bundle.id).env("PATH", &self.path);
         let call = call.env("XDG_RUNTIME_DIR", dir.to_str().unwrap());
         let call = call.args(["--root", self.bundle.state_root().to_str().unwrap()]).args(words);
         let covers = [(dir.join("passwd"), "/etc/passwd"), (subid.clone(), "/etc/subuid"), (subid, "/etc/subgid")];
         let covers: Vec<(&Path, &str)> = covers.iter().map(|(from, to)| (from.as_path(), *to)).collect();
         let groups = self.groups.clone();
+        let procs = self.procs.as_ref().map(|procs| fs::File::options().write(true).open(procs).unwrap());
         // SAFETY: the closure makes only system calls.
-        unsafe { private_files(call, &covers).pre_exec(move || become_tess(&groups)) }
+        unsafe {
+            private_files(call, &covers).pre_exec(move || {
+                if let Some(procs) = &procs {
+                    io::Write::write_all(&mut &*procs, b"0")?;
+                }
+                become_tess(&groups)
+            })
+        }
     }
 
     fn new_container(&self, command: &str, options: &[&str]) -> Call {
@@ -403,6 +414,64 @@ fn the_state_root_of_a_user() {
     };
     call(xdg.to_str().unwrap()).output().ok();
     call("").output().fails_with(&["XDG_RUNTIME_DIR is not set", "--root"]);
+}
+
+/// As the containers of a pod do.
+#[test]
+fn a_second_container_in_the_user_namespace_of_the_first() {
+    needs_newuidmap!();
+    let first = Tess::new(&with_ranges()).change(|b| b.args(["/probe", "wait"]));
+    first.new_container("create", &[]).output().ok();
+    let id = first.bundle.id.as_str();
+    first.call(&["start", id]).output().ok();
+    let pid = first.bundle.pid();
+    let second = Tess::own().change(|b| {
+        ["user", "network", "ipc", "pid"]
+            .into_iter()
+            .zip(["user", "net", "ipc", "pid"])
+            .fold(b, |b, (kind, file)| b.join_ns(kind, &format!("/proc/{pid}/ns/{file}")))
+            .remove("/linux/uidMappings")
+            .remove("/linux/gidMappings")
+    });
+    let seen = second.run().json();
+    assert_eq!(seen["uid_map"], json!([[0, TESS, 1], [1, FIRST, 65_536]]));
+    for kind in ["user", "net", "ipc", "pid"] {
+        let link = fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
+        assert_eq!(seen["ns"][kind], link.to_str().unwrap(), "{kind}");
+    }
+    first.call(&["delete", "--force", id]).output().ok();
+}
+
+/// A cgroup v2 that the administrator, or systemd, has given to the user.
+#[test]
+fn a_cgroup_that_is_delegated_to_him() {
+    orlop_only!("is called as an ordinary user here");
+    let Some(root) = crate::harness::host::v2_root() else { crate::skip!("there is no cgroup2") };
+    let tess = Tess::own().change(|b| b.args(["/probe", "wait"]));
+    let id = tess.bundle.id.clone();
+    let dir = root.join(format!("{id}-user"));
+    for cgroup in [dir.clone(), dir.join("own")] {
+        fs::create_dir(&cgroup).unwrap();
+        for path in [cgroup.clone(), cgroup.join("cgroup.procs"), cgroup.join("cgroup.subtree_control")] {
+            chown(path, Some(TESS), Some(TESS)).unwrap();
+        }
+    }
+    let inside = dir.join("container");
+    let mut tess = tess.change(|b| b.set("/linux/cgroupsPath", format!("/{id}-user/container")));
+    tess.procs = Some(dir.join("own/cgroup.procs"));
+    tess.new_container("create", &[]).output().ok();
+    tess.call(&["start", &id]).output().ok();
+    let procs = fs::read_to_string(inside.join("cgroup.procs")).unwrap();
+    assert_eq!(procs.trim(), tess.bundle.pid().to_string());
+    let out = tess.call(&["exec", &id, "/probe"]).output().json();
+    assert_eq!(out["cgroup"].as_array().unwrap().last().unwrap(), "0::/");
+    let listed = tess.call(&["ps", "--format", "json", &id]).output().json();
+    assert_eq!(listed, json!([tess.bundle.pid()]));
+    tess.call(&["delete", "--force", &id]).output().ok();
+    assert!(!inside.exists());
+    tess.bundle.check_clean();
+    fs::remove_dir(dir.join("own")).unwrap();
+    fs::remove_dir(dir).unwrap();
 }
 
 /// Root of a user namespace: with a mount namespace that belongs to it, or without.

@@ -136,14 +136,16 @@ impl Root {
         }
     }
 
-    /// Opens the root, and makes it (mode 0700) with missing parents (mode 0755) if it is not there.
+    /// Opens the root, and makes it (mode 0700, sticky for an ordinary user) with missing parents (mode 0755) if it is not there.
     fn make(&self) -> Result<OwnedFd> {
         if let Some(fd) = self.open()? {
             return Ok(fd);
         }
+        // Sticky, so that what clears $XDG_RUNTIME_DIR of old files leaves it alone (XDG base directory specification).
+        let own = if nix::unistd::geteuid().is_root() { 0o700 } else { 0o1700 };
         let parents: Vec<&Path> = self.path.ancestors().collect();
         for (depth, directory) in parents.iter().rev().enumerate() {
-            let mode = if depth + 1 == parents.len() { 0o700 } else { 0o755 };
+            let mode = if depth + 1 == parents.len() { own } else { 0o755 };
             match nix::unistd::mkdir(*directory, Mode::from_bits_truncate(mode)) {
                 Ok(()) | Err(Errno::EEXIST) => {}
                 Err(errno) => return call!("mkdir({directory:?})" => Err(errno)).context("--root"),
