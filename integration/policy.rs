@@ -318,3 +318,72 @@ fn a_directory_of_files_is_read_in_order() {
     fs::set_permissions(&below, PermissionsExt::from_mode(0o777)).unwrap();
     run().fails_with(&["policy.d", "writable"]);
 }
+
+/// The call with another /etc, in a mount namespace of its own, whose orlop/policy.toml is `text`.
+fn with_system_policy(bundle: &Bundle, call: Call, text: &str) -> Call {
+    let etc = bundle.dir.join("etc");
+    fs::create_dir_all(etc.join("orlop")).unwrap();
+    fs::write(etc.join("orlop/policy.toml"), format!("version = 1\n{text}")).unwrap();
+    crate::rootless::private_files(call, &[(&etc, "/etc")])
+}
+
+#[test]
+fn a_second_policy_only_tightens() {
+    orlop_only!("has policies");
+    let bundle = greedy().args(["/probe"]);
+    let run = |bundle: &Bundle, system: &str, own: &str| {
+        policy(bundle, own);
+        with_system_policy(bundle, call(bundle, "run"), system).output()
+    };
+    let clamp = format!("{CEILING}on_excess = \"clamp\"\ninheritable = \"empty\"\n");
+    let bounding =
+        |out: Output| u64::from_str_radix(out.ok().json()["caps"]["bounding"].as_str().unwrap(), 16).unwrap();
+    assert_eq!(bounding(run(&bundle, &clamp, "capabilities.ceiling = [\"@all\"]")), BASE);
+    let less = "capabilities.ceiling = [\"KILL\"]\ncapabilities.on_excess = \"clamp\"";
+    assert_eq!(bounding(run(&bundle, &clamp, less)), 1 << 5);
+    run(&bundle, &clamp, "capabilities.inheritable = \"bounding\"")
+        .fails_with(&["contradict", "/etc/orlop/policy.toml:5"]);
+    run(&bundle, CEILING, "").fails_with(&["CAP_CHOWN", "/etc/orlop/policy.toml:3"]);
+    let plain = bundle.remove("/process/capabilities");
+    run(&plain, CEILING, "capabilities.default = [\"CHOWN\"]").fails_with(&["CAP_CHOWN", "/etc/orlop/policy.toml:3"]);
+    run(&plain, "x = 1", "").fails_with(&["/etc/orlop/policy.toml:2", "unknown key"]);
+    plain.check_clean();
+}
+
+#[test]
+fn the_system_s_policy_holds_without_a_flag() {
+    orlop_only!("has policies");
+    let bundle = greedy();
+    with_system_policy(&bundle, bundle.call_new("run", &[]), CEILING).output().fails_with(&["CAP_CHOWN"]);
+    let words = ["policy", "test", "--bundle", bundle.dir.to_str().unwrap()];
+    let out = with_system_policy(&bundle, bundle.call(words), CEILING).output();
+    assert_eq!(out.code(), 1, "{out}");
+    assert!(out.stdout.starts_with("refused\n"), "{out}");
+    // And plan shows what create would do under it.
+    let clamp = format!("{CEILING}on_excess = \"clamp\"");
+    let words = ["plan", "--bundle", bundle.dir.to_str().unwrap()];
+    let plan = with_system_policy(&bundle, bundle.call(words), &clamp).output().json();
+    assert_eq!(plan["process"]["capabilities"]["bounding"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn flags_of_a_mesos_agent_become_a_policy() {
+    orlop_only!("has policies");
+    let bundle = Bundle::new().remove("/process/capabilities").set("/process/user", json!({"uid": 9, "gid": 9}));
+    let out = bundle.call([
+        "policy",
+        "import-mesos",
+        "--effective_capabilities",
+        "{\"capabilities\": [\"KILL\"]}",
+        "--bounding_capabilities={\"capabilities\": [\"KILL\", \"NET_BIND_SERVICE\"]}",
+    ]);
+    let text = out.output().ok().stdout.replace("version = 1\n", "");
+    let seen = run(&bundle, &text).ok().json();
+    let (kill, both) = (format!("{:016x}", 1 << 5), format!("{:016x}", 1 << 5 | 1 << 10));
+    for (set, expected) in
+        [("effective", &kill), ("permitted", &kill), ("ambient", &kill), ("bounding", &both), ("inheritable", &both)]
+    {
+        assert_eq!(&seen["caps"][set], expected, "{set}");
+    }
+    run(&greedy(), &text).fails_with(&["CAP_CHOWN"]);
+}
