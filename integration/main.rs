@@ -32,6 +32,7 @@ mod mounts;
 mod namespaces;
 mod notify;
 mod paths;
+mod policy;
 mod process;
 mod robustness;
 mod rootless;

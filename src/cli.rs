@@ -40,6 +40,9 @@ pub struct Global {
     /// Use the systemd cgroup driver (not carried out yet: refused)
     #[arg(long)]
     pub systemd_cgroup: bool,
+    /// Hold containers to the policy in FILE too, beside the system's in /etc/orlop
+    #[arg(long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
     /// Whether to ignore cgroup permission errors
     #[arg(long, value_name = "WHETHER", value_enum, default_value_t = Rootless::Auto)]
     pub rootless: Rootless,
@@ -92,6 +95,9 @@ pub enum Command {
     /// Explain, compile, check and compare seccomp profiles
     #[command(subcommand)]
     Seccomp(Seccomp),
+    /// Show, try and check the operator's policy
+    #[command(subcommand)]
+    Policy(Policy),
 }
 
 /// A container id.
@@ -122,6 +128,9 @@ pub struct Create {
     /// Pass N descriptors, from 3 on, to the container
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub preserve_fds: u32,
+    /// The global flag.
+    #[arg(skip)]
+    pub policy: Option<PathBuf>,
     #[command(flatten)]
     pub id: Id,
 }
@@ -332,6 +341,63 @@ pub struct AuditArgs {
     pub id: Id,
 }
 
+/// `policy`.
+#[derive(Debug, Subcommand)]
+pub enum Policy {
+    /// Print every key of the policy and the line that it comes from
+    Show(PolicyShow),
+    /// Print what the policy would make of a bundle; the exit status is 0 if it is accepted, 3 if changed, 1 if refused
+    Test(PolicyTest),
+    /// Print the faults of a policy
+    Check(PolicyCheck),
+    /// Print a policy that behaves as the flags of a Mesos agent do
+    ImportMesos(PolicyImportMesos),
+}
+
+/// `policy show`.
+#[derive(Debug, Args)]
+pub struct PolicyShow {
+    /// Output format
+    #[arg(long, short, value_name = "FORMAT", value_enum, default_value_t)]
+    pub format: TextFormat,
+}
+
+/// `policy test`.
+#[derive(Debug, Args)]
+pub struct PolicyTest {
+    /// The bundle: a directory with config.json [default: the current directory]
+    #[arg(long, short, value_name = "DIR")]
+    pub bundle: Option<PathBuf>,
+    /// Output format
+    #[arg(long, short, value_name = "FORMAT", value_enum, default_value_t)]
+    pub format: TextFormat,
+}
+
+/// `policy check`.
+#[derive(Debug, Args)]
+pub struct PolicyCheck {
+    /// The policy [default: that of --policy, or the system's]
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+}
+
+/// `policy import-mesos`.
+#[derive(Debug, Args)]
+pub struct PolicyImportMesos {
+    /// The agent's flag: what a task gets that asks for nothing
+    #[arg(long = "effective_capabilities", visible_alias = "allowed_capabilities", value_name = "JSON")]
+    pub effective_capabilities: Option<String>,
+    /// The agent's flag: what a task may ask for
+    #[arg(long = "bounding_capabilities", value_name = "JSON")]
+    pub bounding_capabilities: Option<String>,
+    /// The agent's flag: where seccomp profiles are
+    #[arg(long = "seccomp_config_dir", value_name = "DIR")]
+    pub seccomp_config_dir: Option<String>,
+    /// The agent's flag: the profile of a task that names none
+    #[arg(long = "seccomp_profile_name", value_name = "NAME")]
+    pub seccomp_profile_name: Option<String>,
+}
+
 /// `seccomp`.
 #[derive(Debug, Subcommand)]
 pub enum Seccomp {
@@ -483,7 +549,7 @@ fn run(arguments: &[OsString]) -> Result<u8> {
         Ok(cli) => cli,
         Err(e) => return usage(&e),
     };
-    let global = &cli.global;
+    let global = cli.global;
     let command = match cli.command {
         _ if global.version => {
             print_version();
@@ -519,22 +585,29 @@ fn run(arguments: &[OsString]) -> Result<u8> {
         Rootless::Auto => None,
     };
     let root = command::state_root(global.root.as_deref())?;
+    let policy = global.policy.as_deref();
     match command {
-        Command::Create(args) => command::create::create(&root, &args, tolerate_cgroups),
+        Command::Create(args) => {
+            command::create::create(&root, &Create { policy: global.policy, ..args }, tolerate_cgroups)
+        }
         Command::Start(args) => command::start::start(&root, &args.id),
         Command::State(args) => command::state::state(&root, &args.id),
         Command::Kill(args) => command::kill::kill(&root, &args),
         Command::Delete(args) => command::delete::delete(&root, &args),
-        Command::Run(args) => command::run::run(&root, &args, tolerate_cgroups),
+        Command::Run(mut args) => {
+            args.create.policy = global.policy;
+            command::run::run(&root, &args, tolerate_cgroups)
+        }
         Command::Exec(args) => command::exec::exec(&root, &args),
         Command::List(args) => command::list::list(&root, global.root.is_some(), &args),
         Command::Ps(args) => command::ps::ps(&root, &args),
         Command::Spec(args) => command::spec::spec(&args),
         Command::Features => command::features::features(),
-        Command::Plan(args) => command::plan::plan(&args),
+        Command::Plan(args) => command::plan::plan(&args, policy),
         Command::Check(args) => command::check::check(&args),
         Command::Audit(args) => command::audit::audit(&root, &args),
         Command::Seccomp(args) => command::seccomp::seccomp(&args),
+        Command::Policy(args) => command::policy::policy(&args, policy),
     }
 }
 

@@ -21,6 +21,7 @@ pub mod kernel;
 pub mod lease;
 pub mod log;
 pub mod plan;
+pub mod policy;
 pub mod process;
 pub mod sealed;
 pub mod seccomp;

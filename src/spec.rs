@@ -34,6 +34,8 @@ pub struct Config {
     pub spec: Spec,
     /// The file's bytes, kept with the container.
     pub bytes: Vec<u8>,
+    /// The bytes before a seccomp profile in Docker's format was resolved for the bounding set, if there was one.
+    pub unresolved: Option<Vec<u8>>,
     /// Oddities that the specification tells a runtime to accept, such as unknown capability names.
     pub warnings: Problems,
 }
@@ -89,12 +91,12 @@ pub fn parse(bytes: Vec<u8>) -> Result<Config> {
             if shape::check(&bytes).map_err(|e| cite("config.json:", &bytes, &e))?
                 && let Some(resolved) = with_resolved_profile(&bytes)?
             {
-                return parse(resolved);
+                return Ok(Config { unresolved: Some(bytes), ..parse(resolved)? });
             }
             if crate::log::debugging() {
                 report_unknown_members(&bytes);
             }
-            Ok(Config { spec, bytes, warnings: Problems::default() })
+            Ok(Config { spec, bytes, unresolved: None, warnings: Problems::default() })
         }
         Err(error) => explain(bytes, &error),
     }
@@ -178,7 +180,7 @@ fn explain(bytes: Vec<u8>, error: &serde_json::Error) -> Result<Config> {
         return Err(cite("config.json:", &bytes, error));
     };
     if let Some(resolved) = with_resolved_profile(&bytes)? {
-        return parse(resolved);
+        return Ok(Config { unresolved: Some(bytes), ..parse(resolved)? });
     }
     let mut problems = Problems::default();
     remove_unknown_capabilities(&mut value, &mut problems);
@@ -190,7 +192,7 @@ fn explain(bytes: Vec<u8>, error: &serde_json::Error) -> Result<Config> {
     match serde_json::from_slice::<Spec>(&serde_json::to_vec(&value)?) {
         Ok(spec) if !problems.warnings.is_empty() => {
             shape::check(&bytes).map_err(|e| cite("config.json:", &bytes, &e))?;
-            Ok(Config { spec, bytes, warnings: problems })
+            Ok(Config { spec, bytes, unresolved: None, warnings: problems })
         }
         _ => Err(cite("config.json:", &bytes, error)),
     }

@@ -4,6 +4,7 @@
 use anyhow::{Context, Result, anyhow};
 
 use crate::cli::{Create, Receivers};
+use crate::command::policy::{Governed, govern, keep};
 use crate::command::{bundle, make_plan};
 use crate::error::ResultExt;
 use crate::host::Host;
@@ -33,21 +34,30 @@ pub fn make(
     let made = || -> Result<Created> {
         let bundle = bundle(args.bundle.as_deref())?;
         let host = Host::detect()?;
+        let config = spec::load(&bundle)?;
+        let event = Some(("create", id));
+        let governed = govern(args.policy.as_deref(), config, &bundle, args.userns.is_some(), event)?;
+        let lease = args.userns.or(governed.record.as_ref().and_then(|record| record.lease));
         let request = Request {
             id: id.into(),
             bundle,
             no_pivot: args.no_pivot,
             no_new_keyring: args.no_new_keyring,
             preserve_fds: args.preserve_fds,
-            idmap_all: args.userns.is_some(),
+            idmap_all: lease.is_some(),
             tolerate_cgroups,
+            extra_seccomp: governed.stack.clone(),
         };
-        if let Some(size) = args.userns {
-            return with_lease(root, args, detached, &request, &host, size, interrupts);
+        if let Some(size) = lease {
+            return with_lease(root, args, detached, &request, &host, &governed, size, interrupts);
         }
-        let config = spec::load(&request.bundle)?;
-        let (plan, wishes) = prepare(args, &request, &config, &host, detached)?;
+        let config = &governed.config;
+        let (plan, wishes) = prepare(args, &request, config, &host, detached)?;
         let reserved = root.create(id)?;
+        keep(&reserved.0, governed.record.as_ref()).inspect_err(|_| {
+            // The directory is all there is; the error that is reported is the one that matters.
+            drop(reserved.0.remove());
+        })?;
         crate::process::create::create(&plan, &host, &config.bytes, reserved, wishes, interrupts)
     };
     made().with_context(|| format!("create {id}"))
@@ -60,18 +70,20 @@ fn prepare(args: &Create, request: &Request, config: &Config, host: &Host, detac
     Ok((plan, wishes))
 }
 
-/// `--userns=auto`: the mapping is a part of the plan, and a lease is a part of the container, so that the container's
+/// `--userns=auto`, or a policy that wants the like: the mapping is a part of the plan, and a lease is a part of the container, so that the container's
 /// directory comes first. The config that is planned, and kept for `exec`, is the one with the lease.
+#[allow(clippy::too_many_arguments, reason = "all of `make`, and the size")]
 fn with_lease(
     root: &Root,
     args: &Create,
     detached: bool,
     request: &Request,
     host: &Host,
+    governed: &Governed,
     size: u32,
     interrupts: &Interrupts,
 ) -> Result<Created> {
-    let config = spec::load(&request.bundle)?;
+    let config = &governed.config;
     lease::check(&config.spec).context("--userns=auto")?;
     if host.euid != 0 {
         return Err(anyhow!("--userns=auto needs root"))
@@ -81,6 +93,7 @@ fn with_lease(
     let prepared = || -> Result<(Config, Plan, Wishes)> {
         let lease = lease::take(root, &dir, size).context("--userns=auto")?;
         let config = spec::parse(lease::add_to(&config.bytes, &lease)?)?;
+        keep(&dir, governed.record.as_ref())?;
         let (plan, wishes) = prepare(args, request, &config, host, detached)?;
         Ok((config, plan, wishes))
     };

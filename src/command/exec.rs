@@ -7,6 +7,7 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use crate::cli::Exec;
 use crate::command::create::wishes;
+use crate::command::policy::govern_exec;
 use crate::error::{ResultExt, report};
 use crate::host::Host;
 use crate::kernel::procfs::Proc;
@@ -59,7 +60,7 @@ fn run(root: &Root, args: &Exec) -> Result<u8> {
 fn plan(dir: &StateDir, state: &State, host: &Host, args: &Exec) -> Result<Plan> {
     let bytes = dir.load_bytes(CONFIG)?.context("the state directory has lost the container's config")?;
     let mut config = spec::parse(bytes)?;
-    let request = Request {
+    let mut request = Request {
         id: state.id.clone(),
         bundle: state.bundle.clone(),
         no_new_keyring: !state.new_keyring,
@@ -68,10 +69,12 @@ fn plan(dir: &StateDir, state: &State, host: &Host, args: &Exec) -> Result<Plan>
     };
     let container = config.spec.process.take().context("the container's config has no process")?;
     let ceiling = capabilities::bounding(&container);
-    config.spec.process = Some(match &args.process {
+    let mut process = match &args.process {
         Some(path) => whole(path, &container, args.tty)?,
         None => changed(container, args)?,
-    });
+    };
+    request.extra_seccomp = govern_exec(dir, &mut process, ceiling)?;
+    config.spec.process = Some(process);
     let (plan, problems) = Plan::from_spec(&config.spec, host, &request);
     // What is odd in the container's own config was said at create, and a program's output belongs on stderr alone.
     for warning in &problems.warnings {

@@ -10,6 +10,7 @@ pub mod features;
 pub mod kill;
 pub mod list;
 pub mod plan;
+pub mod policy;
 pub mod ps;
 pub mod run;
 pub mod seccomp;

@@ -25,6 +25,11 @@ impl Set {
         Self(self.0 & !other.0)
     }
 
+    /// The members that `other` has too.
+    pub fn intersection(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
@@ -63,15 +68,7 @@ pub struct Sets {
 ///
 /// `available` is what the container can have (the caller's permitted set; everything in a user namespace of its own).
 pub fn from_spec(process: &Process, available: Set, problems: &mut Problems) -> Sets {
-    let Some(spec) = &process.capabilities else { return Sets::default() };
-    let set = |names: &Option<Capabilities>| Set(names.iter().flatten().fold(0, |bits, c| bits | bit(&c.to_string())));
-    let sets = Sets {
-        bounding: set(spec.bounding()),
-        effective: set(spec.effective()),
-        permitted: set(spec.permitted()),
-        inheritable: set(spec.inheritable()),
-        ambient: set(spec.ambient()),
-    };
+    let Some(sets) = asked(process) else { return Sets::default() };
     check_subsets(&sets, problems);
     check_available(&sets, available, problems);
     let uid = process.user.uid();
@@ -87,6 +84,24 @@ pub fn from_spec(process: &Process, available: Set, problems: &mut Problems) -> 
         );
     }
     sets
+}
+
+/// The sets as `process.capabilities` has them; None if it is missing.
+pub fn asked(process: &Process) -> Option<Sets> {
+    let spec = process.capabilities.as_ref()?;
+    let set = |names: &Option<Capabilities>| Set(names.iter().flatten().fold(0, |bits, c| bits | bit(&c.to_string())));
+    Some(Sets {
+        bounding: set(spec.bounding()),
+        effective: set(spec.effective()),
+        permitted: set(spec.permitted()),
+        inheritable: set(spec.inheritable()),
+        ambient: set(spec.ambient()),
+    })
+}
+
+/// The set of one capability, by its name with or without `CAP_`, in any case.
+pub fn parse(name: &str) -> Option<Set> {
+    Some(Set(bit(&name.to_uppercase()))).filter(|set| !set.is_empty())
 }
 
 /// The bounding set of a process: the ceiling of what any process of its container may have.

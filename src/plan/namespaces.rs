@@ -25,6 +25,8 @@ pub enum Kind {
 }
 
 impl Kind {
+    pub const ALL: [Kind; 8] = KINDS;
+
     /// The kind's flag for clone3(2), unshare(2) and setns(2).
     pub fn flag(self) -> libc::c_int {
         match self {

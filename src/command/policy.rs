@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `orlop policy`, and what the other commands do under a policy.
+
+use std::io::Write as _;
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, bail};
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use oci_spec::runtime::LinuxSeccomp;
+use serde_json::{Value, json};
+
+use crate::cli::{Policy, PolicyCheck, PolicyImportMesos, PolicyShow, PolicyTest, TextFormat};
+use crate::command::{bundle, print, print_json};
+use crate::plan::capabilities::Set;
+use crate::plan::config::Process;
+use crate::plan::problem::Problems;
+use crate::policy::decide::{self, Decision, Facts, Outcome, apply};
+use crate::policy::record::{KeptSource, POLICY, Record};
+use crate::policy::{file, mesos, model};
+use crate::spec::{self, Config};
+use crate::state::StateDir;
+use crate::sys::call;
+
+/// The status of `policy test` for a bundle that would run changed.
+const CHANGED: u8 = 3;
+
+/// Shows, tries and checks the operator's policy.
+pub fn policy(command: &Policy, flag: Option<&Path>) -> Result<u8> {
+    match command {
+        Policy::Show(args) => show(args, flag).context("policy show"),
+        Policy::Test(args) => test(args, flag).context("policy test"),
+        Policy::Check(args) => check(args, flag).context("policy check"),
+        Policy::ImportMesos(args) => import_mesos(args).context("policy import-mesos"),
+    }
+}
+
+/// A config under the policies that hold.
+#[derive(Debug)]
+pub struct Governed {
+    pub config: Config,
+    /// None without a policy.
+    pub record: Option<Record>,
+    /// The record's stack, read.
+    pub stack: Vec<LinuxSeccomp>,
+}
+
+/// Puts a config under the policies that hold. `leased`: `--userns=auto` was given. `event`: for the audit files, what is
+/// done and for which container.
+pub fn govern(
+    flag: Option<&Path>,
+    config: Config,
+    bundle: &Path,
+    leased: bool,
+    event: Option<(&str, &str)>,
+) -> Result<Governed> {
+    let policies = file::load(flag)?;
+    if policies.is_empty() {
+        return Ok(Governed { config, record: None, stack: Vec::new() });
+    }
+    let (record, outcome) = under(&policies, config, bundle, leased)?;
+    if let Some((event, id)) = event {
+        audit(&record.audit, event, id, &record.decisions)?;
+    }
+    let config = outcome.map_err(|()| refusal(&record.decisions))?;
+    for decision in &record.decisions {
+        match decision.outcome {
+            Outcome::Clamped | Outcome::Warned => crate::log::warn(&format!("config.json: {decision}")),
+            Outcome::Set | Outcome::Refused => crate::log::debug(&format!("config.json: {decision}")),
+        }
+    }
+    let stack = read_stack(&record)?;
+    Ok(Governed { config, record: Some(record), stack })
+}
+
+/// The record, and the config as it became, or Err if it was refused.
+fn under(
+    policies: &[model::Policy],
+    config: Config,
+    bundle: &Path,
+    leased: bool,
+) -> Result<(Record, Result<Config, ()>)> {
+    let mut record = Record::default();
+    let mut config = config;
+    for (i, policy) in policies.iter().enumerate() {
+        let kept = |source: &model::Source| KeptSource { path: source.path.clone(), text: source.text.clone() };
+        record.sources.extend(policy.sources.iter().map(kept));
+        let facts = Facts { decided_before: i > 0, leased, ..file::facts(&config.spec, bundle)? };
+        match decide::decide(policy, &config.spec, &facts) {
+            Err(decisions) => {
+                record.decisions.extend(decisions);
+                record.audit.extend(decide::audit_file(policy, &config.spec, &facts));
+                return Ok((record, Err(())));
+            }
+            Ok(effective) => {
+                record.decisions.extend(effective.decisions);
+                record.process.push(effective.exec);
+                record.stack.extend(effective.stack);
+                record.audit.extend(effective.audit);
+                record.lease = record.lease.max(effective.lease);
+                if !effective.edits.is_empty() {
+                    let text = config.unresolved.as_ref().unwrap_or(&config.bytes);
+                    let changed = spec::parse(apply(&effective.edits, text)?).context("the config under the policy")?;
+                    // What is odd in the bundle's own text is said once.
+                    config = Config { warnings: config.warnings, ..changed };
+                }
+            }
+        }
+    }
+    // A policy must have nothing to say to what it, or another after it, made: that the second only tightens is not
+    // believed but seen.
+    for policy in policies {
+        let facts = Facts { decided_before: true, leased, ..file::facts(&config.spec, bundle)? };
+        match decide::decide(policy, &config.spec, &facts) {
+            Ok(effective) if effective.edits.is_empty() => {}
+            Ok(effective) => {
+                let decisions: Vec<String> = effective.decisions.iter().map(ToString::to_string).collect();
+                bail!("the policies contradict each other: {}", decisions.join("; "));
+            }
+            Err(decisions) => {
+                record.decisions.extend(decisions);
+                return Ok((record, Err(())));
+            }
+        }
+    }
+    Ok((record, Ok(config)))
+}
+
+fn read_stack(record: &Record) -> Result<Vec<LinuxSeccomp>> {
+    let read = |value: &Value| Ok(serde_json::from_slice(&serde_json::to_vec(value)?)?);
+    record.stack.iter().map(read).collect::<Result<_>>().context("a stacked seccomp profile")
+}
+
+/// Every refusal, a line each.
+fn refusal(decisions: &[Decision]) -> anyhow::Error {
+    let mut problems = Problems::default();
+    for decision in decisions.iter().filter(|decision| decision.outcome == Outcome::Refused) {
+        let Decision { path, policy, asked, allowed, change, .. } = decision;
+        let message = format!("refused by the policy: asked for {asked}, allowed is {allowed} ({policy})");
+        problems.error_hint(path, message, change);
+    }
+    problems.into()
+}
+
+/// Appends a line for each decision, or one that says that there was none. What cannot be audited does not happen.
+fn audit(files: &[String], event: &str, id: &str, decisions: &[Decision]) -> Result<()> {
+    if files.is_empty() {
+        return Ok(());
+    }
+    let head = json!({
+        "time": crate::time::rfc3339(crate::time::now()),
+        "event": event,
+        "id": id,
+        "caller": nix::unistd::getuid().as_raw(),
+    });
+    let line = |decision: Option<&Decision>| -> Result<String> {
+        let mut line = head.clone();
+        let more = match decision {
+            Some(decision) => serde_json::to_value(decision)?,
+            None => json!({"outcome": "accepted"}),
+        };
+        if let (Some(line), Value::Object(more)) = (line.as_object_mut(), more) {
+            line.extend(more);
+        }
+        Ok(format!("{line}\n"))
+    };
+    let mut text = String::new();
+    for decision in decisions {
+        text.push_str(&line(Some(decision))?);
+    }
+    if decisions.is_empty() {
+        text = line(None)?;
+    }
+    let mut files = files.to_vec();
+    files.sort_unstable();
+    files.dedup();
+    for file in &files {
+        let flags = OFlag::O_WRONLY
+            | OFlag::O_APPEND
+            | OFlag::O_CREAT
+            | OFlag::O_NOFOLLOW
+            | OFlag::O_NOCTTY
+            | OFlag::O_NONBLOCK
+            | OFlag::O_CLOEXEC;
+        let opened = call!("open({file:?})" => open(file.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR));
+        // One write, so that lines of several callers do not mix.
+        std::fs::File::from(opened.context("the audit file")?)
+            .write_all(text.as_bytes())
+            .with_context(|| format!("write {file:?}"))?;
+    }
+    Ok(())
+}
+
+/// Keeps the record with a container.
+pub fn keep(dir: &StateDir, record: Option<&Record>) -> Result<()> {
+    match record {
+        Some(record) => dir.save(POLICY, &serde_json::to_vec(record)?),
+        None => Ok(()),
+    }
+}
+
+/// Puts a further process of a container under the rules that the container was made under. Gives the profiles that its
+/// filter has beside `linux.seccomp`.
+pub fn govern_exec(dir: &StateDir, process: &mut Process, ceiling: Set) -> Result<Vec<LinuxSeccomp>> {
+    let Some(bytes) = dir.load_bytes(POLICY)? else { return Ok(Vec::new()) };
+    let record: Record = serde_json::from_slice(&bytes).with_context(|| format!("{POLICY} is damaged"))?;
+    let mut decisions = Vec::new();
+    for rules in &record.process {
+        rules.for_exec(ceiling).decide(process, &mut decisions);
+    }
+    audit(&record.audit, "exec", &dir.id, &decisions)?;
+    if decisions.iter().any(|decision| decision.outcome == Outcome::Refused) {
+        return Err(refusal(&decisions));
+    }
+    for decision in decisions.iter().filter(|decision| decision.outcome == Outcome::Clamped) {
+        crate::log::debug(&decision.to_string());
+    }
+    read_stack(&record)
+}
+
+fn show(args: &PolicyShow, flag: Option<&Path>) -> Result<u8> {
+    let policies = file::load(flag)?;
+    let mut shown = Vec::new();
+    for policy in &policies {
+        let rules: Vec<Value> = policy
+            .rules
+            .iter()
+            .map(|rule| json!({"from": rule.at, "when": rule.when, "keys": rule.tables.shown()}))
+            .collect();
+        let files: Vec<&String> = policy.sources.iter().map(|source| &source.path).collect();
+        shown.push(json!({"files": files, "keys": policy.tables.shown(), "rules": rules}));
+    }
+    if args.format == TextFormat::Json {
+        print_json(&shown)?;
+        return Ok(0);
+    }
+    if policies.is_empty() {
+        print(&format!("no policy: {}/policy.toml does not exist", file::SYSTEM));
+    }
+    for policy in &policies {
+        let line =
+            |key: &model::Shown, indent: &str| print(&format!("{indent}{} = {}  # {}", key.key, key.value, key.from));
+        policy.tables.shown().iter().for_each(|key| line(key, ""));
+        for rule in &policy.rules {
+            print(&format!("when {}  # {}", serde_json::to_string(&rule.when)?, rule.at));
+            rule.tables.shown().iter().for_each(|key| line(key, "  "));
+        }
+    }
+    Ok(0)
+}
+
+fn test(args: &PolicyTest, flag: Option<&Path>) -> Result<u8> {
+    let bundle = bundle(args.bundle.as_deref())?;
+    let config = spec::load(&bundle)?;
+    let policies = file::load(flag)?;
+    let (record, outcome) = under(&policies, config, &bundle, false)?;
+    let changes = |outcome| matches!(outcome, Outcome::Clamped | Outcome::Set);
+    let (word, status) = match &outcome {
+        Err(()) => ("refused", 1),
+        Ok(_) if record.decisions.iter().any(|decision| changes(decision.outcome)) => ("changed", CHANGED),
+        Ok(_) => ("accepted", 0),
+    };
+    match args.format {
+        TextFormat::Json => {
+            let effective = match &outcome {
+                Ok(config) => serde_json::from_slice(&config.bytes)?,
+                Err(()) => Value::Null,
+            };
+            let files: Vec<&String> = record.sources.iter().map(|source| &source.path).collect();
+            print_json(&json!({
+                "result": word, "policy": files, "decisions": record.decisions, "lease": record.lease,
+                "stack": record.stack.len(), "effective": effective,
+            }))?;
+        }
+        TextFormat::Text => {
+            print(word);
+            for decision in &record.decisions {
+                print(&format!("  {decision}\n    {}", decision.change));
+            }
+        }
+    }
+    Ok(status)
+}
+
+fn check(args: &PolicyCheck, flag: Option<&Path>) -> Result<u8> {
+    match file::check(args.file.as_deref().or(flag))? {
+        Some(policy) => {
+            let files: Vec<&str> = policy.sources.iter().map(|source| source.path.as_str()).collect();
+            print(&format!("{}: no faults", files.join(", ")));
+        }
+        None => print(&format!("no policy: {}/policy.toml does not exist", file::SYSTEM)),
+    }
+    Ok(0)
+}
+
+fn import_mesos(args: &PolicyImportMesos) -> Result<u8> {
+    let flags = mesos::Flags {
+        effective: args.effective_capabilities.clone(),
+        bounding: args.bounding_capabilities.clone(),
+        config_dir: args.seccomp_config_dir.clone(),
+        profile_name: args.seccomp_profile_name.clone(),
+    };
+    print(mesos::import(&flags).map_err(|e| anyhow!(e))?.trim_end());
+    Ok(0)
+}
