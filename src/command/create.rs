@@ -34,6 +34,7 @@ pub fn make(root: &Root, args: &Create, detached: bool, interrupts: &Interrupts)
             no_pivot: args.no_pivot,
             no_new_keyring: args.no_new_keyring,
             preserve_fds: args.preserve_fds,
+            ..Request::default()
         };
         let plan = make_plan(&config, &host, &request)?;
         let wishes = wishes(&plan, &args.receivers, detached)?;

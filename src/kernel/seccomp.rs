@@ -26,6 +26,7 @@ const LOOKS: u64 = 200_000_000;
 
 /// Loads the filter into the calling process. Without no_new_privs this needs CAP_SYS_ADMIN in the user namespace.
 pub fn load(filter: &Compiled) -> Result<()> {
+    load_before(filter)?;
     load_with(filter, |flags| set_mode_filter(&filter.program, flags))
 }
 
@@ -33,6 +34,7 @@ pub fn load(filter: &Compiled) -> Result<()> {
 /// may be one that the filter stops until the supervisor answers. The listener has the lowest free number, which the
 /// runtime has been told; execve closes it here.
 pub fn load_and_wait(filter: &Compiled, taken: &SharedWord) -> Result<()> {
+    load_before(filter)?;
     let listener = load_with(filter, |flags| {
         // A process with one thread has nothing to synchronise, and the kernel takes the two flags together only with a
         // third.
@@ -48,6 +50,12 @@ pub fn load_and_wait(filter: &Compiled, taken: &SharedWord) -> Result<()> {
         std::hint::spin_loop();
     }
     bail!("linux.seccomp.listenerPath: nobody has taken the listener")
+}
+
+/// The filters below the one that may notify. They want no listener, so that not every flag is theirs.
+fn load_before(filter: &Compiled) -> Result<()> {
+    let listener = libc::c_ulong::from(FilterFlag::WaitKillableRecv.bit());
+    filter.before.iter().try_for_each(|program| load_with(filter, |flags| set_mode_filter(program, flags & !listener)))
 }
 
 fn load_with<T>(filter: &Compiled, load: impl Fn(libc::c_ulong) -> crate::sys::Result<T>) -> Result<T> {

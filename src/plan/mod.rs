@@ -20,7 +20,7 @@ pub mod sysctl;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use oci_spec::runtime::Linux;
+use oci_spec::runtime::{Linux, LinuxSeccomp};
 use serde::Serialize;
 
 use crate::host::Host;
@@ -46,6 +46,8 @@ pub struct Request {
     pub no_new_keyring: bool,
     /// How many descriptors from 3 on the container's process keeps.
     pub preserve_fds: u32,
+    /// Seccomp profiles of the operator, which bind the container beside its own.
+    pub extra_seccomp: Vec<LinuxSeccomp>,
 }
 
 /// Everything `create` will do. Plain data: no descriptors, nothing of the spec's types.
@@ -112,7 +114,7 @@ impl Plan {
             domainname: name("domainname", &spec.domainname, &namespaces, &mut problems),
             sysctl: sysctl::from_spec(linux, &namespaces, &mut problems),
             cgroup: Cgroup::from_spec(linux, &request.id, host, &mut problems),
-            seccomp: seccomp_section(linux, &mut problems),
+            seccomp: seccomp_section(linux, &request.extra_seccomp, &mut problems),
             hooks: hooks::from_spec(spec, &mut problems),
             annotations: spec.annotations.clone().unwrap_or_default().into_iter().collect(),
             no_pivot: request.no_pivot,
@@ -160,8 +162,9 @@ fn name(member: &str, value: &Option<String>, namespaces: &Namespaces, problems:
     Some(value.clone())
 }
 
-fn seccomp_section(linux: &Linux, problems: &mut Problems) -> Option<seccomp::Compiled> {
-    seccomp::compile(linux.seccomp().as_ref()?, problems)
+fn seccomp_section(linux: &Linux, extra: &[LinuxSeccomp], problems: &mut Problems) -> Option<seccomp::Compiled> {
+    let profiles: Vec<&LinuxSeccomp> = extra.iter().chain(linux.seccomp()).collect();
+    seccomp::compile_stacked(&profiles, problems)
 }
 
 /// Fields that this version knows and does not carry out. Ignoring one would leave a container less confined, or less
