@@ -36,6 +36,7 @@ mod seccomp;
 mod seccomp_tools;
 mod security;
 mod specs;
+mod stack;
 mod trace;
 mod tty;
 mod userns;
