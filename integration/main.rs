@@ -13,6 +13,7 @@
 mod bundles;
 mod capabilities;
 mod cgroup;
+mod denials;
 mod devices;
 mod errors;
 mod examples;

@@ -202,6 +202,12 @@ pub struct Run {
     /// Do not become the parent of orphaned processes of the container
     #[arg(long)]
     pub no_subreaper: bool,
+    /// Tell of each system call that the seccomp profile refuses: who made it, what decided, what would allow it
+    #[arg(long)]
+    pub explain_denials: bool,
+    /// Append that to FILE instead of stderr
+    #[arg(long, value_name = "FILE", requires = "explain_denials")]
+    pub denials_log: Option<PathBuf>,
     #[command(flatten)]
     pub create: Create,
 }
@@ -300,6 +306,8 @@ pub enum Seccomp {
     Lint(SeccompLint),
     /// Print one call for each way in which two profiles differ; the exit status is 1 if they do, 2 if that is unknown
     Diff(SeccompDiff),
+    /// Run a bundle and write the least profile with which it runs
+    Record(SeccompRecord),
 }
 
 /// Which profile `seccomp` reads.
@@ -399,6 +407,31 @@ pub struct SeccompDiff {
     pub format: TextFormat,
 }
 
+/// `seccomp record`.
+#[derive(Debug, Args)]
+pub struct SeccompRecord {
+    /// The bundle to run: a directory with config.json [default: the current directory]
+    #[arg(long, short, value_name = "DIR")]
+    pub bundle: Option<PathBuf>,
+    /// Where to write the profile
+    #[arg(long, short, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Add what an earlier recording, in FILE, has
+    #[arg(long, value_name = "FILE")]
+    pub merge: Option<PathBuf>,
+    /// Format of the profile: linux.seccomp of a config.json, or Docker's
+    #[arg(long, short, value_name = "FORMAT", value_enum, default_value_t)]
+    pub format: RecordFormat,
+}
+
+/// `--format` of `seccomp record`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum RecordFormat {
+    #[default]
+    Oci,
+    Docker,
+}
+
 /// `--format` of most of `seccomp`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum TextFormat {
@@ -433,7 +466,7 @@ fn run(arguments: &[OsString]) -> Result<u8> {
     crate::sys::fd::sanitise_stdio()?;
     // Before anything is parsed, since the binary may execute itself and begin anew. A word that is not the command does
     // no harm.
-    if arguments.iter().skip(1).any(|word| ["create", "run", "exec"].iter().any(|command| word == command)) {
+    if arguments.iter().skip(1).any(|word| ["create", "run", "exec", "record"].iter().any(|command| word == command)) {
         crate::sealed::ensure(arguments)?;
     }
     let cli = match parse(arguments) {
@@ -487,7 +520,7 @@ fn run(arguments: &[OsString]) -> Result<u8> {
         Command::Spec(args) => command::spec::spec(&args),
         Command::Features => command::features::features(),
         Command::Plan(args) => command::plan::plan(&args),
-        Command::Seccomp(args) => command::seccomp::seccomp(&args),
+        Command::Seccomp(args) => command::seccomp::seccomp(&root, &args),
     }
 }
 

@@ -11,16 +11,20 @@ use crate::kernel::console;
 use crate::kernel::signal::Interrupts;
 use crate::plan::{Plan, Request};
 use crate::process::create::{Console, Created, Wishes};
-use crate::spec;
+use crate::process::watch::Watcher;
+use crate::spec::{self, Config};
 use crate::state::{Root, check_id};
 
 /// Creates a container and leaves it in the state `created`.
 pub fn create(root: &Root, args: &Create) -> Result<u8> {
-    make(root, args, true, &Interrupts::block()?).map(|_| 0)
+    make(root, args, true, &Interrupts::block()?, &|_, _, _| Ok(None)).map(|_| 0)
 }
 
+/// Puts a watched filter in the place of a plan's and gives its watcher.
+pub type Watch<'a> = dyn Fn(&mut Plan, &Config, &Request) -> Result<Option<Watcher>> + 'a;
+
 /// Creates a container; `detached`: nobody stays to relay its terminal.
-pub fn make(root: &Root, args: &Create, detached: bool, interrupts: &Interrupts) -> Result<Created> {
+pub fn make(root: &Root, args: &Create, detached: bool, interrupts: &Interrupts, watch: &Watch<'_>) -> Result<Created> {
     let id = args.id.id.as_str();
     check_id(id)?;
     let made = || -> Result<Created> {
@@ -36,8 +40,9 @@ pub fn make(root: &Root, args: &Create, detached: bool, interrupts: &Interrupts)
             preserve_fds: args.preserve_fds,
             ..Request::default()
         };
-        let plan = make_plan(&config, &host, &request)?;
-        let wishes = wishes(&plan, &args.receivers, detached)?;
+        let mut plan = make_plan(&config, &host, &request)?;
+        let mut wishes = wishes(&plan, &args.receivers, detached)?;
+        wishes.watcher = watch(&mut plan, &config, &request)?;
         let reserved = root.create(id)?;
         crate::process::create::create(&plan, &host, &config.bytes, reserved, wishes, interrupts)
     };
@@ -67,7 +72,7 @@ pub fn wishes(plan: &Plan, args: &Receivers, detached: bool) -> Result<Wishes> {
         None => None,
     };
     let pid_file = args.pid_file.as_deref().map(std::path::absolute).transpose().context("--pid-file")?;
-    Ok(Wishes { console, pidfd_socket, pid_file })
+    Ok(Wishes { console, pidfd_socket, pid_file, watcher: None })
 }
 
 /// Whether the descriptors of `--preserve-fds` are there. To be called before this process opens anything that lasts: what

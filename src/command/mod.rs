@@ -9,6 +9,7 @@ pub mod kill;
 pub mod list;
 pub mod plan;
 pub mod ps;
+pub mod record;
 pub mod run;
 pub mod seccomp;
 pub mod spec;

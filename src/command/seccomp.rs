@@ -25,13 +25,15 @@ use crate::seccomp::explain::{self, Explanation};
 use crate::seccomp::policy::{Action, Bound, Reason};
 use crate::seccomp::{self, Examined, cells, lint, listing, words};
 use crate::spec;
+use crate::state::Root;
 
 /// Answers questions about profiles, without a container.
-pub fn seccomp(command: &Seccomp) -> Result<u8> {
+pub fn seccomp(root: &Root, command: &Seccomp) -> Result<u8> {
     match command {
         Seccomp::Explain(args) => explain(args).context("seccomp explain"),
         Seccomp::Compile(args) => compile(args).context("seccomp compile"),
         Seccomp::Lint(args) => lint(args).context("seccomp lint"),
+        Seccomp::Record(args) => super::record::record(root, args).context("seccomp record"),
         // As diff(1), which keeps 1 for "they differ".
         Seccomp::Diff(args) => diff(args).context("seccomp diff").or_else(|e| {
             report(&e);
@@ -190,7 +192,7 @@ impl Source {
 }
 
 /// What profiles in Docker's format are resolved for.
-fn environment(resolve: &SeccompResolve, bundle: Option<&Path>, arch: Arch) -> Result<Environment> {
+pub(super) fn environment(resolve: &SeccompResolve, bundle: Option<&Path>, arch: Arch) -> Result<Environment> {
     let full = |name: &str| if name.starts_with("CAP_") { name.to_string() } else { format!("CAP_{name}") };
     let mut set = BTreeSet::new();
     for name in &resolve.cap {

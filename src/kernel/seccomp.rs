@@ -68,6 +68,13 @@ fn load_with<T>(filter: &Compiled, load: impl Fn(libc::c_ulong) -> crate::sys::R
             Errno::EINVAL if flags != without => load(without),
             _ => Err(e),
         })
+        .or_else(|e| match e.errno {
+            // The runtime's own wish, not the config's, and newer still (Linux 5.19).
+            Errno::EINVAL if filter.is_watched() => {
+                load(without & !libc::c_ulong::from(FilterFlag::WaitKillableRecv.bit()))
+            }
+            _ => Err(e),
+        })
         .hint_if(Errno::EINVAL, "the kernel lacks CONFIG_SECCOMP_FILTER or one of linux.seccomp.flags")
         .hint_if(Errno::ENOMEM, "all filters of a process together may have 32768 instructions")
         .hint_if(Errno::EBUSY, "a filter of the caller has a listener already, and a process can have one only")
@@ -111,7 +118,8 @@ impl Supervisor {
     }
 }
 
-fn take(pidfd: BorrowedFd<'_>, fd: i32) -> Result<OwnedFd> {
+/// Descriptor number `fd` of the process behind `pidfd`, as soon as it is there.
+pub fn take(pidfd: BorrowedFd<'_>, fd: i32) -> Result<OwnedFd> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         match pidfd_getfd(pidfd.as_fd(), fd) {

@@ -22,6 +22,7 @@ pub mod listing;
 pub mod lower;
 pub mod policy;
 pub mod profile;
+pub mod record;
 pub mod simulate;
 mod table;
 pub mod words;
@@ -58,6 +59,13 @@ pub struct Compiled {
     /// The program can answer SECCOMP_RET_USER_NOTIF: it must be loaded with SECCOMP_FILTER_FLAG_NEW_LISTENER, or
     /// these calls fail with ENOSYS. Then `listener` is there.
     pub notifies: bool,
+}
+
+impl Compiled {
+    /// The runtime itself answers for the calls that the filter notifies.
+    pub fn is_watched(&self) -> bool {
+        self.notifies && self.listener.is_none()
+    }
 }
 
 /// A flag of seccomp(2), named as in the configuration.
