@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use crate::harness::{Bundle, Flavor, Layer, flavor, has, host, mount_at};
-use crate::{orlop_only, peer_differs};
+use crate::peer_differs;
 
 /// A bundle with a directory on the host to bind: `volume/file` and `volume/sub`.
 fn with_volume() -> (Bundle, PathBuf) {
@@ -369,21 +369,6 @@ fn a_mount_on_the_root_itself_is_refused() {
     let bundle = Bundle::new().mount("/", "tmpfs", "tmpfs", &[]);
     bundle.try_run(["/probe"]).fails();
     bundle.check_clean();
-}
-
-#[test]
-fn idmapped_mounts_are_carried_out_or_refused() {
-    orlop_only!("promises that no field is ignored");
-    let (bundle, volume) = with_volume();
-    let map = json!([{"containerID": 0, "hostID": 1000, "size": 10}]);
-    let mount = json!({"destination": "/data", "type": "bind", "source": volume.to_str().unwrap(),
-        "options": ["bind", "idmap"], "uidMappings": map, "gidMappings": map});
-    let out = bundle.push("/mounts", mount).try_run(["/probe", "stat", "/data/file"]);
-    if out.status.success() {
-        assert_eq!(out.json()["uid"], 1000);
-    } else {
-        out.fails_with(&["mounts[3]"]);
-    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::fs;
 use serde_json::json;
 
 use crate::harness::{Bundle, Flavor, flavor, has};
-use crate::{orlop_only, peer_differs};
+use crate::peer_differs;
 
 #[test]
 fn args_and_env_arrive_as_written() {
@@ -291,17 +291,6 @@ fn listen_fds_of_the_caller_are_not_taken_by_accident() {
     let call = bundle.call_new("run", &[]).fd(&file, 3).env("LISTEN_FDS", "1").env("LISTEN_PID", "1");
     let seen = call.output().json();
     assert!(seen["fds"].get("3").is_none(), "{}", seen["fds"]);
-}
-
-#[test]
-fn personality_field_is_carried_out_or_refused() {
-    orlop_only!("promises that no field is ignored");
-    let out = Bundle::new().set("/linux/personality", json!({"domain": "LINUX32"})).try_run(["/probe"]);
-    if out.status.success() {
-        assert_eq!(out.json()["machine"], "i686");
-    } else {
-        out.fails_with(&["linux.personality"]);
-    }
 }
 
 #[test]

@@ -35,7 +35,7 @@ fn refused(pointer: &str, value: Value, words: &[&str]) -> Output {
 #[test]
 fn batch_and_idle_policies_with_a_nice_value() {
     peer_differs!("runc", "1.1.5 does not have process.scheduler");
-    peer_differs!("crun", "1.8.1 does not set it for exec");
+    peer_differs!("crun", "1.8.1 does not have process.scheduler");
     for seen in both(Bundle::new().set("/process/scheduler", json!({"policy": "SCHED_BATCH", "nice": 5}))) {
         assert_eq!(seen["scheduler"], json!([libc::SCHED_BATCH, 5]));
     }
@@ -50,7 +50,7 @@ fn batch_and_idle_policies_with_a_nice_value() {
 #[test]
 fn a_nice_value_in_a_user_namespace() {
     peer_differs!("runc", "1.1.5 does not have process.scheduler");
-    peer_differs!("crun", "1.8.1 does not set it for exec");
+    peer_differs!("crun", "1.8.1 does not have process.scheduler");
     let scheduler = json!({"policy": "SCHED_OTHER", "nice": -3});
     for seen in both(Bundle::new().userns(0, 100_000, 65_536).set("/process/scheduler", scheduler)) {
         assert_eq!(seen["scheduler"], json!([libc::SCHED_OTHER, -3]));
@@ -60,7 +60,7 @@ fn a_nice_value_in_a_user_namespace() {
 #[test]
 fn real_time_policies() {
     peer_differs!("runc", "1.1.5 does not have process.scheduler");
-    peer_differs!("crun", "1.8.1 does not set it for exec");
+    peer_differs!("crun", "1.8.1 does not have process.scheduler");
     // SAFETY: no pointers but to an initialised structure; the thread gets its policy back.
     let permitted = unsafe {
         let (fifo, other) = (libc::sched_param { sched_priority: 1 }, libc::sched_param { sched_priority: 0 });

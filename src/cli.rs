@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::command;
@@ -112,11 +112,23 @@ pub struct Create {
     /// Keep the caller's session keyring
     #[arg(long)]
     pub no_new_keyring: bool,
+    /// Give the container a user namespace with a range of ids that no other has: auto, or auto:size=N
+    #[arg(long, value_name = "auto", value_parser = userns)]
+    pub userns: Option<u32>,
     /// Pass N descriptors, from 3 on, to the container
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub preserve_fds: u32,
     #[command(flatten)]
     pub id: Id,
+}
+
+/// `--userns`: how many ids to lease.
+fn userns(text: &str) -> Result<u32, String> {
+    let size = match text {
+        "auto" => Some(crate::lease::DEFAULT_SIZE),
+        _ => text.strip_prefix("auto:size=").and_then(|size| size.parse().ok()).filter(|size| *size > 0),
+    };
+    size.ok_or_else(|| "expected auto or auto:size=N, with N ids (65536 if not given)".to_string())
 }
 
 /// Who is told of the process that is made.
@@ -503,24 +515,26 @@ fn run(arguments: &[OsString]) -> Result<u8> {
             Err(anyhow::anyhow!("--systemd-cgroup: the systemd cgroup driver is not carried out yet"));
         return refused.hint("without the flag orlop manages cgroups itself (the cgroupfs driver)");
     }
-    if global.rootless == Rootless::True {
-        bail!("--rootless true: ignoring cgroup permission errors is not carried out yet");
-    }
+    let tolerate_cgroups = match global.rootless {
+        Rootless::True => Some(true),
+        Rootless::False => Some(false),
+        Rootless::Auto => None,
+    };
     let root = command::state_root(global.root.as_deref())?;
     match command {
-        Command::Create(args) => command::create::create(&root, &args),
+        Command::Create(args) => command::create::create(&root, &args, tolerate_cgroups),
         Command::Start(args) => command::start::start(&root, &args.id),
         Command::State(args) => command::state::state(&root, &args.id),
         Command::Kill(args) => command::kill::kill(&root, &args),
         Command::Delete(args) => command::delete::delete(&root, &args),
-        Command::Run(args) => command::run::run(&root, &args),
+        Command::Run(args) => command::run::run(&root, &args, tolerate_cgroups),
         Command::Exec(args) => command::exec::exec(&root, &args),
         Command::List(args) => command::list::list(&root, global.root.is_some(), &args),
         Command::Ps(args) => command::ps::ps(&root, &args),
         Command::Spec(args) => command::spec::spec(&args),
         Command::Features => command::features::features(),
         Command::Plan(args) => command::plan::plan(&args),
-        Command::Seccomp(args) => command::seccomp::seccomp(&root, &args),
+        Command::Seccomp(args) => command::seccomp::seccomp(&root, &args, tolerate_cgroups),
     }
 }
 
@@ -582,6 +596,8 @@ mod tests {
     fn calls_of_containerd_and_conmon_are_understood() {
         for line in [
             "orlop --root /r --log /l --log-format json create --bundle /b --pid-file /p --no-pivot --no-new-keyring id",
+            "orlop run --userns=auto id",
+            "orlop run --userns auto:size=1000 id",
             "orlop create --bundle /b --pid-file /p --preserve-fds 2 --console-socket /s id",
             "orlop kill --all id 9",
             "orlop kill id",
@@ -597,6 +613,11 @@ mod tests {
             assert!(parse(&words).is_ok(), "{line}");
         }
         assert!(parse(&["orlop".into(), "create".into()]).is_err());
+        for userns in ["", "host", "auto:size=0", "auto:size=x", "auto:size=4294967296", "auto:"] {
+            assert!(
+                parse(&["orlop".into(), "create".into(), format!("--userns={userns}").into(), "x".into()]).is_err()
+            );
+        }
         assert!(
             parse(&["orlop".into(), "--root".into(), "/r".into(), "--version".into()]).is_ok_and(|c| c.global.version)
         );

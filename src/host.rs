@@ -13,8 +13,15 @@ use crate::kernel::procfs::Proc;
 pub struct Host {
     /// Effective user id of the caller, as seen in its own user namespace.
     pub euid: u32,
+    /// Effective group id, likewise.
+    pub egid: u32,
     /// Whether the caller is in the initial user namespace (its uid_map maps everything onto itself).
     pub initial_user_namespace: bool,
+    /// Whether the caller may clone the mounts that it sees: CAP_SYS_ADMIN in the user namespace that owns its mount
+    /// namespace. Otherwise only a child in a new mount namespace can.
+    pub may_clone_mounts: bool,
+    /// Whether the caller may change supplementary groups: setgroups(2) can be denied in a user namespace.
+    pub may_set_groups: bool,
     /// Capabilities that the caller may pass on: its permitted set, bit N for capability number N (capabilities(7)).
     pub permitted: u64,
     /// Capabilities that may enter a bounding set: the caller's own bounding set.
@@ -59,9 +66,18 @@ impl Host {
             u64::from_str_radix(value, 16).with_context(|| format!("/proc/{own}/status has no {name}"))
         };
         let map = proc.read(&format!("{own}/uid_map"))?;
+        let initial_user_namespace = map.split_ascii_whitespace().eq(["0", "0", "4294967295"]);
+        let euid = nix::unistd::geteuid().as_raw();
         Ok(Self {
-            euid: nix::unistd::geteuid().as_raw(),
-            initial_user_namespace: map.split_ascii_whitespace().eq(["0", "0", "4294967295"]),
+            euid,
+            egid: nix::unistd::getegid().as_raw(),
+            initial_user_namespace,
+            may_set_groups: euid == 0
+                && (initial_user_namespace || proc.read(&format!("{own}/setgroups"))?.trim() == "allow"),
+            // Root of a user namespace may or may not have a mount namespace that belongs to it: the kernel knows. All of
+            // it, as it does not take apart what it has locked together.
+            may_clone_mounts: euid == 0
+                && (initial_user_namespace || crate::sys::mount::clone_tree(nix::fcntl::AT_FDCWD, c"/", true).is_ok()),
             permitted: set("CapPrm:")?,
             bounding: set("CapBnd:")?,
             ignored_signals: set("SigIgn:")?,

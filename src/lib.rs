@@ -18,6 +18,7 @@ pub mod command;
 pub mod error;
 pub mod host;
 pub mod kernel;
+pub mod lease;
 pub mod log;
 pub mod plan;
 pub mod process;

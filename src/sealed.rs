@@ -63,8 +63,14 @@ fn read_only_clone() -> sys::Result<OwnedFd> {
 }
 
 fn copy(exe: OwnedFd) -> Result<OwnedFd> {
-    let memfd = call!("memfd_create(\"orlop\")" =>
-        memfd_create(c"orlop", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING))?;
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    // MFD_EXEC (Linux 6.3): where vm.memfd_noexec is set, a memfd cannot be executed without it.
+    let executable = MFdFlags::from_bits_retain(0x10);
+    let made = memfd_create(c"orlop", flags | executable).or_else(|errno| match errno {
+        Errno::EINVAL => memfd_create(c"orlop", flags),
+        other => Err(other),
+    });
+    let memfd = call!("memfd_create(\"orlop\")" => made)?;
     let mut to = std::fs::File::from(memfd);
     std::io::copy(&mut std::fs::File::from(exe), &mut to).context("copy the binary into memory")?;
     let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;

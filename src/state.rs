@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat, renameat};
-use nix::sys::stat::{Mode, mkdirat};
+use nix::sys::stat::{Mode, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -136,20 +136,29 @@ impl Root {
         }
     }
 
-    /// Opens the root, and makes it (mode 0700) with missing parents (mode 0755) if it is not there.
+    /// Opens the root, and makes it (mode 0700, sticky for an ordinary user) with missing parents (mode 0755) if it is not there.
     fn make(&self) -> Result<OwnedFd> {
         if let Some(fd) = self.open()? {
             return Ok(fd);
         }
+        // Sticky, so that what clears $XDG_RUNTIME_DIR of old files leaves it alone (XDG base directory specification).
+        let own = if nix::unistd::geteuid().is_root() { 0o700 } else { 0o1700 };
         let parents: Vec<&Path> = self.path.ancestors().collect();
         for (depth, directory) in parents.iter().rev().enumerate() {
-            let mode = if depth + 1 == parents.len() { 0o700 } else { 0o755 };
+            let mode = if depth + 1 == parents.len() { own } else { 0o755 };
             match nix::unistd::mkdir(*directory, Mode::from_bits_truncate(mode)) {
                 Ok(()) | Err(Errno::EEXIST) => {}
                 Err(errno) => return call!("mkdir({directory:?})" => Err(errno)).context("--root"),
             }
         }
         self.open()?.with_context(|| format!("--root {:?} cannot be made", self.path))
+    }
+
+    /// Waits for the lock on the root itself, which must exist: for what concerns several containers.
+    pub fn lock(&self) -> Result<Lock> {
+        let directory = self.open()?.with_context(|| format!("--root {:?} does not exist", self.path))?;
+        sys::fd::lock(directory.as_fd()).with_context(|| format!("lock {:?}", self.path))?;
+        Ok(Lock(directory))
     }
 
     /// Reserves `id`: exactly one of several callers gets the directory, and the right to fill it.
@@ -164,23 +173,19 @@ impl Root {
             }
             Err(errno) => return call!("mkdirat({:?}, {id:?})", self.path => Err(errno)).context("--root"),
         }
-        let removed = || anyhow!("the state directory has been removed by another process");
-        let reserved = || -> Result<(StateDir, Lock)> {
+        let reserved = || -> Result<Option<(StateDir, Lock)>> {
             let again = call!("dup({:?})", self.path => root.try_clone().map_err(sys::errno))?;
-            let dir = StateDir::open(again, &self.path, id)?.ok_or_else(removed)?;
+            let Some(dir) = StateDir::open(again, &self.path, id)? else { return Ok(None) };
             let lock = dir.lock()?;
-            Ok((dir, lock))
+            Ok(if dir.exists()? { Some((dir, lock)) } else { None })
         };
-        match reserved() {
-            // A `delete --force` got the lock first, and the id may be someone else's by now.
-            Ok((dir, _)) if !dir.exists() => Err(removed()),
-            Err(e) => {
-                // The first error is the one to report.
+        // If there is none any more, a `delete --force` got the lock first, and the id may be someone else's.
+        reserved()
+            .inspect_err(|_| {
+                // That error is the one to report.
                 let _ignored = unlinkat(&root, id, UnlinkatFlags::RemoveDir);
-                Err(e)
-            }
-            reserved => reserved,
-        }
+            })?
+            .context("the state directory has been removed by another process")
     }
 
     /// The directory of a container; None if there is no such container.
@@ -356,7 +361,7 @@ impl StateDir {
                 Err(errno) => return call!("unlinkat({:?}, {name:?})", self.path => Err(errno)).map_err(Into::into),
             }
         }
-        if !self.exists() {
+        if !self.exists()? {
             return Ok(()); // the name may be another container's by now
         }
         match unlinkat(&self.root, self.id.as_str(), UnlinkatFlags::RemoveDir) {
@@ -366,15 +371,14 @@ impl StateDir {
     }
 
     /// Whether the directory is still the container's: a command that waited for the lock may hold a removed one.
-    pub fn exists(&self) -> bool {
-        let same =
-            |a: nix::sys::stat::FileStat, b: nix::sys::stat::FileStat| (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino);
-        match (
-            nix::sys::stat::fstat(&self.fd),
-            nix::sys::stat::fstatat(&self.root, self.id.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW),
-        ) {
-            (Ok(held), Ok(named)) => same(held, named),
-            _ => false,
+    pub fn exists(&self) -> Result<bool> {
+        let held = call!("fstat({:?})", self.path => fstat(&self.fd))?;
+        match fstatat(&self.root, self.id.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Err(Errno::ENOENT) => Ok(false),
+            named => {
+                let named = call!("fstatat({:?})", self.path => named)?;
+                Ok((held.st_dev, held.st_ino) == (named.st_dev, named.st_ino))
+            }
         }
     }
 }

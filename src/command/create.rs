@@ -4,11 +4,12 @@
 use anyhow::{Context, Result, anyhow};
 
 use crate::cli::{Create, Receivers};
-use crate::command::{bundle, make_plan, require_root};
+use crate::command::{bundle, make_plan};
 use crate::error::ResultExt;
 use crate::host::Host;
 use crate::kernel::console;
 use crate::kernel::signal::Interrupts;
+use crate::lease;
 use crate::plan::{Plan, Request};
 use crate::process::create::{Console, Created, Wishes};
 use crate::process::watch::Watcher;
@@ -16,37 +17,98 @@ use crate::spec::{self, Config};
 use crate::state::{Root, check_id};
 
 /// Creates a container and leaves it in the state `created`.
-pub fn create(root: &Root, args: &Create) -> Result<u8> {
-    make(root, args, true, &Interrupts::block()?, &|_, _, _| Ok(None)).map(|_| 0)
+pub fn create(root: &Root, args: &Create, tolerate_cgroups: Option<bool>) -> Result<u8> {
+    let attended = Attended { detached: true, watch: &|_, _, _| Ok(None) };
+    make(root, args, &attended, tolerate_cgroups, &Interrupts::block()?).map(|_| 0)
 }
 
 /// Puts a watched filter in the place of a plan's and gives its watcher.
 pub type Watch<'a> = dyn Fn(&mut Plan, &Config, &Request) -> Result<Option<Watcher>> + 'a;
 
-/// Creates a container; `detached`: nobody stays to relay its terminal.
-pub fn make(root: &Root, args: &Create, detached: bool, interrupts: &Interrupts, watch: &Watch<'_>) -> Result<Created> {
+/// Who stays with a container.
+pub struct Attended<'a> {
+    /// Nobody stays to relay its terminal.
+    pub detached: bool,
+    pub watch: &'a Watch<'a>,
+}
+
+/// Creates a container. `tolerate_cgroups`: see [`Request`].
+pub fn make(
+    root: &Root,
+    args: &Create,
+    attended: &Attended<'_>,
+    tolerate_cgroups: Option<bool>,
+    interrupts: &Interrupts,
+) -> Result<Created> {
     let id = args.id.id.as_str();
     check_id(id)?;
     let made = || -> Result<Created> {
         let bundle = bundle(args.bundle.as_deref())?;
-        let config = spec::load(&bundle)?;
         let host = Host::detect()?;
-        require_root(&host)?;
         let request = Request {
             id: id.into(),
             bundle,
             no_pivot: args.no_pivot,
             no_new_keyring: args.no_new_keyring,
             preserve_fds: args.preserve_fds,
+            idmap_all: args.userns.is_some(),
+            tolerate_cgroups,
             ..Request::default()
         };
-        let mut plan = make_plan(&config, &host, &request)?;
-        let mut wishes = wishes(&plan, &args.receivers, detached)?;
-        wishes.watcher = watch(&mut plan, &config, &request)?;
+        if let Some(size) = args.userns {
+            return with_lease(root, args, attended, &request, &host, size, interrupts);
+        }
+        let config = spec::load(&request.bundle)?;
+        let (plan, wishes) = prepare(args, &request, &config, &host, attended)?;
         let reserved = root.create(id)?;
         crate::process::create::create(&plan, &host, &config.bytes, reserved, wishes, interrupts)
     };
     made().with_context(|| format!("create {id}"))
+}
+
+/// Everything that is checked before anything is made.
+fn prepare(
+    args: &Create,
+    request: &Request,
+    config: &Config,
+    host: &Host,
+    attended: &Attended<'_>,
+) -> Result<(Plan, Wishes)> {
+    let mut plan = make_plan(config, host, request)?;
+    let mut wishes = wishes(&plan, &args.receivers, attended.detached)?;
+    wishes.watcher = (attended.watch)(&mut plan, config, request)?;
+    Ok((plan, wishes))
+}
+
+/// `--userns=auto`: the mapping is a part of the plan, and a lease is a part of the container, so that the container's
+/// directory comes first. The config that is planned, and kept for `exec`, is the one with the lease.
+fn with_lease(
+    root: &Root,
+    args: &Create,
+    attended: &Attended<'_>,
+    request: &Request,
+    host: &Host,
+    size: u32,
+    interrupts: &Interrupts,
+) -> Result<Created> {
+    let config = spec::load(&request.bundle)?;
+    lease::check(&config.spec).context("--userns=auto")?;
+    if host.euid != 0 {
+        return Err(anyhow!("--userns=auto needs root"))
+            .hint("the kernel lets only the host's root idmap a root filesystem; map ids in the config instead");
+    }
+    let (dir, lock) = root.create(&args.id.id)?;
+    let prepared = || -> Result<(Config, Plan, Wishes)> {
+        let lease = lease::take(root, &dir, size).context("--userns=auto")?;
+        let config = spec::parse(lease::add_to(&config.bytes, &lease)?)?;
+        let (plan, wishes) = prepare(args, request, &config, host, attended)?;
+        Ok((config, plan, wishes))
+    };
+    let (config, plan, wishes) = prepared().inspect_err(|_| {
+        // The directory and the lease are all there is; the error that is reported is the one that matters.
+        drop(dir.remove());
+    })?;
+    crate::process::create::create(&plan, host, &config.bytes, (dir, lock), wishes, interrupts)
 }
 
 /// Receivers are connected before anything is made: one that is not there is an early error. `detached`: nobody stays to

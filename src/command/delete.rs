@@ -25,7 +25,7 @@ pub fn delete(root: &Root, args: &Delete) -> Result<u8> {
         };
         // A create in progress holds the lock; a dead one has lost it.
         let _lock = dir.lock()?;
-        if !dir.exists() {
+        if !dir.exists()? {
             return if args.force { Ok(()) } else { Err(anyhow!("container {id} does not exist")) };
         }
         if args.force { by_force(&dir) } else { in_order(&dir) }

@@ -39,7 +39,7 @@ pub fn features() -> Result<u8> {
             "apparmor": {"enabled": false},
             "selinux": {"enabled": false},
             "intelRdt": {"enabled": false},
-            "mountExtensions": {"idmap": {"enabled": false}},
+            "mountExtensions": {"idmap": {"enabled": true}},
             "netDevices": {"enabled": false}
         },
         "annotations": {"io.github.orlop.version": env!("CARGO_PKG_VERSION")},

@@ -24,7 +24,10 @@ pub fn kill(root: &Root, args: &Kill) -> Result<u8> {
         let stopped = state.status(&proc)? == Status::Stopped;
         if args.all {
             // Processes of a shared PID namespace outlive init.
-            return Existing::open(&state.cgroups)?.kill_all(signal);
+            let cgroups = Existing::open(&state.cgroups)?;
+            if !cgroups.is_empty() {
+                return cgroups.kill_all(signal);
+            }
         }
         if stopped {
             bail!("container not running");

@@ -38,15 +38,9 @@ pub fn list(root: &Root, explicit_root: bool, args: &List) -> Result<u8> {
     Ok(0)
 }
 
-/// From /etc/passwd, without NSS, which a static binary cannot load; `#UID` for an unknown one, as runc prints.
+/// `#UID` for an unknown one, as runc prints.
 fn user_name(uid: u32) -> String {
-    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let named = passwd.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_string())
-    });
-    named.unwrap_or_else(|| format!("#{uid}"))
+    crate::kernel::subid::login_name(uid).unwrap_or_else(|| format!("#{uid}"))
 }
 
 fn table(reports: &[Report]) {

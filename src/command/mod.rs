@@ -28,12 +28,12 @@ use crate::plan::{Plan, Request};
 use crate::spec::Config;
 use crate::state::Root;
 
-/// `--root`, made absolute, or the default: /run/orlop, for a caller that is not the host's root
-/// `$XDG_RUNTIME_DIR/orlop`.
+/// `--root`, made absolute, or the default: /run/orlop; for a caller who is not the host's root `$XDG_RUNTIME_DIR/orlop`,
+/// or where that would be.
 pub fn state_root(flag: Option<&Path>) -> Result<Root> {
     let path = match flag {
         Some(path) => std::path::absolute(path).with_context(|| format!("--root {path:?}"))?,
-        None => default_root(),
+        None => default_root()?,
     };
     if path == Path::new("/") {
         anyhow::bail!("--root must not be the root directory of the file system");
@@ -41,13 +41,26 @@ pub fn state_root(flag: Option<&Path>) -> Result<Root> {
     Ok(Root { path })
 }
 
-fn default_root() -> PathBuf {
-    let is_root = nix::unistd::geteuid().is_root();
-    match std::env::var_os("XDG_RUNTIME_DIR") {
-        // podman sets the variable for root too, so it only counts for others.
-        Some(directory) if !is_root && !directory.is_empty() => Path::new(&directory).join("orlop"),
-        _ => PathBuf::from("/run/orlop"),
+fn default_root() -> Result<PathBuf> {
+    let euid = nix::unistd::geteuid();
+    // podman sets the variable for root too, so that it counts for others only. Root of a user namespace is one of them:
+    // /run may be the host's.
+    let directory = std::env::var_os("XDG_RUNTIME_DIR").filter(|directory| !directory.is_empty()).map(PathBuf::from);
+    if euid.is_root() && (directory.is_none() || in_initial_user_namespace()) {
+        return Ok(PathBuf::from("/run/orlop"));
     }
+    // What pam_systemd(8) sets the variable to.
+    let usual = PathBuf::from(format!("/run/user/{euid}"));
+    match directory.or_else(|| usual.is_dir().then_some(usual)) {
+        Some(directory) => Ok(directory.join("orlop")),
+        None => Err(anyhow::anyhow!("there is no place for the state of containers: XDG_RUNTIME_DIR is not set"))
+            .hint("set it to a directory of yours that a reboot empties, or give --root DIR"),
+    }
+}
+
+fn in_initial_user_namespace() -> bool {
+    std::fs::read_to_string("/proc/self/uid_map")
+        .is_ok_and(|map| map.split_ascii_whitespace().eq(["0", "0", "4294967295"]))
 }
 
 /// Prints a line on stdout. A closed stdout is the reader's choice.
@@ -76,13 +89,4 @@ pub fn make_plan(config: &Config, host: &Host, request: &Request) -> Result<Plan
         crate::log::warn(&warning.to_string());
     }
     plan.ok_or_else(|| Problems { warnings: Vec::new(), ..problems }.into())
-}
-
-/// Only the host's root can do what a container needs.
-pub fn require_root(host: &Host) -> Result<()> {
-    if host.euid == 0 {
-        return Ok(());
-    }
-    let refused: Result<()> = Err(anyhow::anyhow!("must be run as root: uid is {}", host.euid));
-    refused.hint("containers of ordinary users (rootless) are not carried out yet")
 }

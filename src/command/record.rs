@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use oci_spec::runtime::LinuxSeccomp;
 
 use crate::cli::{Create, Id, Receivers, RecordFormat, Run, SeccompRecord, SeccompResolve};
-use crate::command::run::run_watched;
+use crate::command::run::{refuse_ordinary_user, run_watched};
 use crate::command::seccomp::environment;
 use crate::plan::Plan;
 use crate::plan::problem::Problems;
@@ -19,7 +19,7 @@ use crate::spec;
 use crate::state::Root;
 
 /// Runs a bundle in the foreground and writes the least profile with which it runs. The exit status is the program's.
-pub fn record(root: &Root, args: &SeccompRecord) -> Result<u8> {
+pub fn record(root: &Root, args: &SeccompRecord, tolerate_cgroups: Option<bool>) -> Result<u8> {
     // What cannot be used is known before the program has run for an hour.
     let earlier = args.merge.as_deref().map(load).transpose()?;
     let run = Run {
@@ -34,10 +34,11 @@ pub fn record(root: &Root, args: &SeccompRecord) -> Result<u8> {
             no_pivot: false,
             no_new_keyring: false,
             preserve_fds: 0,
+            userns: None,
             id: Id { id: format!("record-{}", std::process::id()) },
         },
     };
-    let (status, watcher) = run_watched(root, &run, &|plan, _, _| watch(plan).map(Some))?;
+    let (status, watcher) = run_watched(root, &run, tolerate_cgroups, &|plan, _, _| watch(plan).map(Some))?;
     let mut recording = watcher.context("the container was not watched")?.recording()?;
     let (calls, distinct) = (recording.calls, recording.distinct());
     if let Some(earlier) = earlier {
@@ -56,6 +57,7 @@ pub fn record(root: &Root, args: &SeccompRecord) -> Result<u8> {
 
 /// What the bundle's own profile refuses stays refused.
 fn watch(plan: &mut Plan) -> Result<Watcher> {
+    refuse_ordinary_user(plan)?;
     let watched = match &plan.seccomp {
         Some(compiled) => Watched::new(compiled, true).map_err(|e| anyhow!("{e}"))?,
         None => Watched::everything(),

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow};
 use oci_spec::runtime::LinuxSeccomp;
 
 use crate::cli::Run;
-use crate::command::create::{Watch, make};
+use crate::command::create::{Attended, Watch, make};
 use crate::error::ResultExt;
 use crate::kernel::procfs::Proc;
 use crate::kernel::signal::Interrupts;
@@ -28,18 +28,25 @@ use crate::sys::process::set_child_subreaper;
 
 /// Runs a container. In the foreground the exit status is the program's, or 128 + the number of the signal that killed
 /// it, and the container is deleted afterwards unless `--keep`.
-pub fn run(root: &Root, args: &Run) -> Result<u8> {
-    run_watched(root, args, &|plan, config, request| explain(args, plan, config, request)).map(|(status, _)| status)
+pub fn run(root: &Root, args: &Run, tolerate_cgroups: Option<bool>) -> Result<u8> {
+    let watch = |plan: &mut Plan, config: &Config, request: &Request| explain(args, plan, config, request);
+    run_watched(root, args, tolerate_cgroups, &watch).map(|(status, _)| status)
 }
 
 /// [`run`], with what has watched it.
-pub fn run_watched(root: &Root, args: &Run, watch: &Watch<'_>) -> Result<(u8, Option<Watcher>)> {
+pub fn run_watched(
+    root: &Root,
+    args: &Run,
+    tolerate_cgroups: Option<bool>,
+    watch: &Watch<'_>,
+) -> Result<(u8, Option<Watcher>)> {
     let id = args.create.id.id.as_str();
     if !args.detach && !args.no_subreaper {
         set_child_subreaper()?;
     }
     let interrupts = Interrupts::block()?;
-    let created = make(root, &args.create, args.detach, &interrupts, watch)?;
+    let attended = Attended { detached: args.detach, watch };
+    let created = make(root, &args.create, &attended, tolerate_cgroups, &interrupts)?;
     let ran = finish(args, &created, &interrupts);
     if ran.is_err() {
         // The program never ran, or nobody would wait for it: nothing is left of the container.
@@ -47,6 +54,10 @@ pub fn run_watched(root: &Root, args: &Run, watch: &Watch<'_>) -> Result<(u8, Op
         kill_and_wait(&proc, &created.state.init)?;
         drop(crate::sys::process::wait(created.child.pidfd.as_fd(), true));
         remove(&created, &interrupts)?;
+        if let Some(path) = &args.create.receivers.pid_file {
+            // As after a create that fails: it names a process that is gone.
+            drop(std::fs::remove_file(path));
+        }
     }
     if let Some(watcher) = created.watcher.as_ref().filter(|_| !args.detach || ran.is_err()) {
         watcher.finish();
@@ -63,6 +74,7 @@ fn explain(args: &Run, plan: &mut Plan, config: &Config, request: &Request) -> R
         let refused: Result<_> = Err(anyhow!("--explain-denials of a detached container needs --denials-log FILE"));
         return refused.hint("nobody reads its standard error when this command has returned");
     }
+    refuse_ordinary_user(plan).context("--explain-denials")?;
     let Some(compiled) = &plan.seccomp else {
         crate::log::warn("--explain-denials: there is no seccomp profile that could deny a call");
         return Ok(None);
@@ -86,10 +98,15 @@ fn explain(args: &Run, plan: &mut Plan, config: &Config, request: &Request) -> R
     Ok(Some(Watcher::new(watched, Task::Explain { stack, output })))
 }
 
+/// pidfd_getfd(2) takes the listener out of a process that is not dumpable, which only root may do.
+pub fn refuse_ordinary_user(plan: &Plan) -> Result<()> {
+    if plan.ordinary_user { Err(anyhow!("needs root, to answer for a filter of the container")) } else { Ok(()) }
+}
+
 /// Removes the container, unless a `delete --force` has: its cgroups may be those of a new one with the same id.
 fn remove(created: &Created, interrupts: &Interrupts) -> Result<()> {
     let _lock = created.dir.lock()?;
-    if !created.dir.exists() {
+    if !created.dir.exists()? {
         return Ok(());
     }
     destroy(&created.dir, Some(&created.state), None, Some(interrupts))

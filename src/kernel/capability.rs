@@ -33,7 +33,7 @@ pub fn drop_bounding(keep: Set) -> Result<()> {
 /// capabilities are there, then the three sets at once, then ambient, which needs permitted and inheritable.
 pub fn become_user(process: &Process) -> Result<()> {
     set_keep_capabilities(true)?;
-    setgroups_if_allowed(&process.additional_gids).context("process.user.additionalGids")?;
+    setgroups_if_allowed(&process.additional_gids, process.keeps_groups).context("process.user.additionalGids")?;
     setgid(process.gid)
         .hint_if(Errno::EINVAL, "the gid has no mapping in the user namespace")
         .context("process.user.gid")?;
@@ -57,9 +57,12 @@ pub fn become_user(process: &Process) -> Result<()> {
 
 /// Sets the supplementary groups. A joined user namespace may deny setgroups(2); that is a fault only if there are groups
 /// to set, or to drop.
-pub fn setgroups_if_allowed(groups: &[u32]) -> Result<()> {
+///
+/// `keep`: nor is it if the caller could not drop his groups in the first place.
+pub fn setgroups_if_allowed(groups: &[u32], keep: bool) -> Result<()> {
+    let none_to_drop = || keep || getgroups().is_ok_and(|now| now.is_empty());
     match setgroups(groups) {
-        Err(e) if e.errno == Errno::EPERM && groups.is_empty() && getgroups().is_ok_and(|now| now.is_empty()) => Ok(()),
+        Err(e) if e.errno == Errno::EPERM && groups.is_empty() && none_to_drop() => Ok(()),
         result => Ok(result?),
     }
 }

@@ -19,3 +19,4 @@ pub mod rootfs;
 pub mod scheduling;
 pub mod seccomp;
 pub mod signal;
+pub mod subid;

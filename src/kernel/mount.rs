@@ -12,10 +12,12 @@ use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 
 use super::copy_up;
+use super::idmap::Mapper;
 use super::path::{self, Root, c_string, host_path};
 use crate::error::ResultExt;
 use crate::host::{CgroupLayout, Hierarchy};
 use crate::plan::filesystem::Filesystem;
+use crate::plan::idmap::MountMap;
 use crate::plan::mount_options::{Attrs, Propagation, PropagationType, attr, names};
 use crate::plan::mounts::{Kind, Mount, may_cover_proc};
 use crate::sys::mount::{self, Attr, failed};
@@ -83,17 +85,24 @@ impl CgroupMounts {
 ///
 /// The host's name is resolved here, with the host's privileges: a child in a user namespace could not reach a source
 /// in a directory of mode 0700.
-pub fn open_source(mount: &Mount, fs: &Filesystem) -> Result<Option<Source>> {
+pub fn open_source(mount: &Mount, fs: &Filesystem, mapper: Option<&mut Mapper<'_>>) -> Result<Option<Source>> {
     let Kind::Bind { source, recursive } = &mount.kind else { return Ok(None) };
-    let opened = clone_source(mount, source, *recursive, fs)
+    let opened = clone_source(mount, source, *recursive, fs, mapper)
         .with_context(|| format!("mounts[{}].source {}", mount.index, source.display()))?;
     Ok(Some(opened))
 }
 
-fn clone_source(mount: &Mount, source: &std::path::Path, recursive: bool, fs: &Filesystem) -> Result<Source> {
+fn clone_source(
+    mount: &Mount,
+    source: &std::path::Path,
+    recursive: bool,
+    fs: &Filesystem,
+    mapper: Option<&mut Mapper<'_>>,
+) -> Result<Source> {
     let fd = mount::clone_tree(nix::fcntl::AT_FDCWD, &host_path(source)?, recursive)
         .hint_if(Errno::ENOENT, "the source of a bind mount must exist; a relative one is relative to the bundle")
-        .hint_if(Errno::EINVAL, "the source is on an unbindable mount, or in another mount namespace")?;
+        .hint_if(Errno::EINVAL, "the source is on an unbindable mount, or in another mount namespace; or the caller is not root, who can bind a \
+             directory with mounts below it only by rbind")?;
     let stat = path::stat(fd.as_fd())?;
     if mount.destination.as_str() == "/proc" {
         let kind = fstatfs(&fd).map_err(failed("fstatfs"))?.filesystem_type();
@@ -105,23 +114,43 @@ fn clone_source(mount: &Mount, source: &std::path::Path, recursive: bool, fs: &F
     if fs.user_namespace {
         check_locked(fd.as_fd(), mount.attrs.then(mount.recursive))?;
     }
+    idmap(fd.as_fd(), mount.idmap.as_ref(), mapper)?;
     let default = inherited_propagation(fs);
     apply(fd.as_fd(), mount.attrs, mount.recursive, default, &mount.propagation)?;
     Ok(Source { mount: fd, is_dir: path::is(&stat, libc::S_IFDIR) })
+}
+
+/// Maps the ids of a detached mount, if the plan says so.
+pub fn idmap(fd: BorrowedFd<'_>, map: Option<&MountMap>, mapper: Option<&mut Mapper<'_>>) -> Result<()> {
+    match (map, mapper) {
+        (None, _) => Ok(()),
+        (Some(map), Some(mapper)) => mapper.apply(fd, map),
+        (Some(_), None) => bail!("an idmapped mount needs a caller that may clone the host's mounts"),
+    }
 }
 
 /// CHILD in a user namespace, while its user id is still that of the host's root: the same source, cloned from its own
 /// copy of the host's mounts. In that copy the kernel has locked what the host set (read-only, nosuid, and which mount
 /// covers what); in the parent's clone the container's root could undo it (mount_namespaces(7)).
 ///
+/// Such a clone can be idmapped by the host's root alone: `idmap` has the parent do it.
+///
 /// A source that only CAP_DAC_OVERRIDE on the host can reach stays the parent's clone.
-pub fn lock_source(mount: &Mount, source: Source, fs: &Filesystem) -> Result<Source> {
+pub fn lock_source(
+    mount: &Mount,
+    source: Source,
+    fs: &Filesystem,
+    idmap: impl FnOnce(BorrowedFd<'_>) -> Result<()>,
+) -> Result<Source> {
     let Kind::Bind { source: path, recursive } = &mount.kind else { return Ok(source) };
     let Some(copy) = locked_clone(path, source.mount.as_fd(), *recursive)
         .with_context(|| format!("mounts[{}].source {}", mount.index, path.display()))?
     else {
         return Ok(source);
     };
+    if mount.idmap.is_some() {
+        idmap(copy.as_fd()).with_context(|| format!("mounts[{}].source {}", mount.index, path.display()))?;
+    }
     apply(copy.as_fd(), mount.attrs, mount.recursive, inherited_propagation(fs), &mount.propagation)?;
     Ok(Source { mount: copy, ..source })
 }
@@ -269,14 +298,14 @@ fn new_mount(mount: &Mount, fs: &Filesystem) -> Result<OwnedFd> {
             "a new sysfs needs a new network namespace owned by the same user namespace; bind-mount /sys or add \
              \"network\"",
         ),
-        Kind::Proc | Kind::Sysfs if fs.user_namespace => made.hint_if(
+        Kind::Proc | Kind::Sysfs => made.hint_if(
             Errno::EPERM,
             "in a user namespace a new one needs the caller's own to be fully visible: nothing mounted over parts of it \
              (user_namespaces(7)), and a process in the new pid or network namespace",
         ),
-        Kind::Devpts if fs.user_namespace => made.hint_if(
+        Kind::Devpts => made.hint_if(
             Errno::EINVAL,
-            "gid= and uid= must be mapped in the container's user namespace; gid=5 needs 6 or more mapped ids",
+            "in a user namespace gid= and uid= must be mapped; gid=5 needs 6 or more mapped ids",
         ),
         _ => made,
     }?;

@@ -69,9 +69,9 @@ pub fn join_pid(joined: &[Joined]) -> Result<()> {
 }
 
 /// Joins the user namespace, if one is to be joined, without the caller's groups: inside, setgroups(2) may be denied.
-pub fn join_user(joined: &[Joined]) -> Result<()> {
+pub fn join_user(joined: &[Joined], keeps_groups: bool) -> Result<()> {
     let Some(user) = joined.iter().find(|j| j.kind == Kind::User) else { return Ok(()) };
-    crate::sys::process::setgroups(&[])?;
+    crate::kernel::capability::setgroups_if_allowed(&[], keeps_groups)?;
     user.enter()
 }
 

@@ -15,6 +15,7 @@ use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
+use crate::plan::namespaces::Kind;
 use crate::sys::fd::{Resolve, openat2};
 use crate::sys::process::pidfd_open;
 use crate::sys::{self, call};
@@ -120,6 +121,14 @@ impl Proc {
             call!("openat(\"/proc/{path}\")" => nix::fcntl::openat(&self.0, path.as_str(), flags, Mode::empty()))?;
         self.find(identity)?.context("the container's init has ended")?;
         Ok(root)
+    }
+
+    /// A namespace of a process that the caller knows to be alive: a child that it has not reaped.
+    pub fn open_namespace(&self, pid: Pid, kind: Kind) -> Result<OwnedFd> {
+        let path = format!("{pid}/ns/{}", kind.file());
+        // A magic link: openat2's refusal of these is not wanted here.
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        Ok(call!("openat(\"/proc/{path}\")" => nix::fcntl::openat(&self.0, path.as_str(), flags, Mode::empty()))?)
     }
 
     /// Writes to a file of the caller's own directory. Its number in this procfs is not its pid if the caller is in

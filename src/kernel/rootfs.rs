@@ -3,7 +3,7 @@
 //! opens what needs a name of the host; the child goes on with descriptors, and makes no name of the host mean anything
 //! but, in [`build`], the place of the root directory itself.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
@@ -11,6 +11,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{chroot, fchdir};
 
 use super::console::Console;
+use super::idmap::Mapper;
 use super::mount::{self as mounts, CgroupMounts, Source};
 use super::path::{self, Root, host_path};
 use super::{device, host_mounts};
@@ -41,8 +42,8 @@ pub struct Prepared {
 ///
 /// # Errors
 /// If `root.path` or the source of a bind mount is missing, or a device of the host is not what its name says.
-pub fn prepare(fs: &Filesystem) -> Result<Prepared> {
-    let root = open_root(fs).with_context(|| format!("root.path {}", fs.root.display()))?;
+pub fn prepare(fs: &Filesystem, mut mapper: Option<&mut Mapper<'_>>) -> Result<Prepared> {
+    let root = open_root(fs, mapper.as_deref_mut()).with_context(|| format!("root.path {}", fs.root.display()))?;
     let mut prepared = Prepared {
         root: Root::new(root),
         sources: Vec::new(),
@@ -56,7 +57,7 @@ pub fn prepare(fs: &Filesystem) -> Result<Prepared> {
         return Ok(prepared);
     }
     for mount in &fs.mounts {
-        prepared.sources.push(mounts::open_source(mount, fs)?);
+        prepared.sources.push(mounts::open_source(mount, fs, mapper.as_deref_mut())?);
     }
     for device in &fs.devices {
         let node = if device.bind { Some(device::host_node(device).with_context(|| device.name())?) } else { None };
@@ -71,7 +72,7 @@ pub fn prepare(fs: &Filesystem) -> Result<Prepared> {
     Ok(prepared)
 }
 
-fn open_root(fs: &Filesystem) -> Result<OwnedFd> {
+fn open_root(fs: &Filesystem, mapper: Option<&mut Mapper<'_>>) -> Result<OwnedFd> {
     let path = host_path(&fs.root)?;
     if !fs.mount_namespace {
         return Ok(path::open_host(&path, libc::O_DIRECTORY)?);
@@ -82,6 +83,7 @@ fn open_root(fs: &Filesystem) -> Result<OwnedFd> {
     if !path::is(&path::stat(fd.as_fd())?, libc::S_IFDIR) {
         bail!("not a directory");
     }
+    mounts::idmap(fd.as_fd(), fs.root_idmap.as_ref(), mapper)?;
     detach_from_host(fs, &fd)?;
     Ok(fd)
 }
@@ -108,19 +110,28 @@ impl Prepared {
     /// CHILD in a user namespace, before it becomes root there: exchanges the clones that the parent made of the host's
     /// mounts for ones with the kernel's locks, see [`mounts::lock_source`]. Before anything is mounted, so that the
     /// names still mean what they meant to the parent.
-    pub fn lock(&mut self, fs: &Filesystem) -> Result<()> {
+    ///
+    /// `idmap` idmaps a clone of the mount with that place in `Filesystem::mounts`, None for the root, in the parent.
+    pub fn lock(
+        &mut self,
+        fs: &Filesystem,
+        mut idmap: impl FnMut(Option<usize>, BorrowedFd<'_>) -> Result<()>,
+    ) -> Result<()> {
         if !fs.mount_namespace {
             return Ok(());
         }
         let root = mounts::locked_clone(&fs.root, self.root.fd(), true)
             .with_context(|| format!("root.path {}", fs.root.display()))?;
         if let Some(root) = root {
+            if fs.root_idmap.is_some() {
+                idmap(None, root.as_fd()).with_context(|| format!("root.path {}", fs.root.display()))?;
+            }
             detach_from_host(fs, &root)?;
             self.root = Root::new(root);
         }
-        for (mount, source) in fs.mounts.iter().zip(&mut self.sources) {
+        for (i, (mount, source)) in fs.mounts.iter().zip(&mut self.sources).enumerate() {
             if let Some(parents) = source.take() {
-                *source = Some(mounts::lock_source(mount, parents, fs)?);
+                *source = Some(mounts::lock_source(mount, parents, fs, |copy| idmap(Some(i), copy))?);
             }
         }
         Ok(())

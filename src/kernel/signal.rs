@@ -45,7 +45,8 @@ impl Interrupts {
         }
     }
 
-    /// Waits until one of `fds` is readable, and tells which are; fails if a signal comes.
+    /// Waits until one of `fds` is readable, and tells which are; fails if a signal comes first. One that is there as
+    /// well stays pending: what was waited for has happened, and the signal may be meant for what comes next.
     pub fn wait_for<const N: usize>(&self, fds: [BorrowedFd<'_>; N]) -> Result<[bool; N]> {
         loop {
             let mut polled = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).to_vec();
@@ -54,9 +55,12 @@ impl Interrupts {
                 Err(Errno::EINTR) => continue,
                 other => call!("poll()" => other)?,
             };
-            self.check()?;
-            let mut ready = polled.iter().map(|fd| fd.any().unwrap_or(false));
-            return Ok([(); N].map(|()| ready.next().unwrap_or(false)));
+            let mut readable = polled.iter().map(|fd| fd.any().unwrap_or(false));
+            let ready = [(); N].map(|()| readable.next().unwrap_or(false));
+            if !ready.contains(&true) {
+                self.check()?;
+            }
+            return Ok(ready);
         }
     }
 

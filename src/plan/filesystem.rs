@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::config::Spec;
 use super::devices::{self, Device};
+use super::idmap::MountMap;
 use super::mount_options::{Propagation, PropagationType};
 use super::mounts::{self, Kind, Mount};
 use super::problem::Problems;
@@ -26,6 +27,10 @@ pub struct Facts {
     pub terminal: bool,
     /// `--no-pivot`.
     pub no_pivot: bool,
+    /// `--userns=auto`: the root and every bind mount get the container's mapping.
+    pub idmap_all: bool,
+    /// The caller is not root, not even of a user namespace.
+    pub ordinary_user: bool,
 }
 
 /// A path inside the container: absolute, without NUL, `.`, `..`, or double slashes. Its components may still be links
@@ -77,6 +82,9 @@ impl fmt::Display for InRoot {
 pub struct Filesystem {
     /// `root.path`, absolute on the host.
     pub root: PathBuf,
+    /// Whether the root and all below it are idmapped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub root_idmap: Option<MountMap>,
     /// `root.readonly`.
     pub read_only: bool,
     /// `linux.rootfsPropagation`.
@@ -139,6 +147,7 @@ impl Filesystem {
         let cwd = spec.process.as_ref().map(|p| p.cwd.to_string_lossy()).unwrap_or_default();
         Self {
             root: root(spec, bundle, problems),
+            root_idmap: facts.idmap_all.then_some(MountMap { own: None, recursive: true, lenient: false }),
             read_only,
             propagation: propagation(linux.and_then(|l| l.rootfs_propagation().as_deref()), facts, problems),
             mount_namespace: facts.new_mount_ns,
@@ -222,12 +231,17 @@ mod tests {
         new_cgroup_ns: true,
         terminal: false,
         no_pivot: false,
+        idmap_all: false,
+        ordinary_user: false,
     };
 
     fn planned(config: Value, facts: Facts) -> (Filesystem, Problems) {
         let spec: Spec = serde_json::from_value(config).unwrap();
         let host = Host {
             euid: 0,
+            egid: 0,
+            may_set_groups: true,
+            may_clone_mounts: true,
             initial_user_namespace: true,
             permitted: 0,
             bounding: 0,

@@ -27,6 +27,19 @@ pub struct IdMap {
     pub gid: Vec<Range>,
 }
 
+/// How the ids of an idmapped mount are mapped (mount_setattr(2), "ID-mapped mounts").
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MountMap {
+    /// The mount's own mappings; None for those of the container's user namespace.
+    pub own: Option<IdMap>,
+    /// Whether the mounts below are idmapped too.
+    pub recursive: bool,
+    /// Whether a file system without owners of its own, such as sysfs, is left as it is: nobody asked for this mount in
+    /// particular.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub lenient: bool,
+}
+
 /// The host's id for the container's `id`, None if unmapped.
 pub fn to_host(ranges: &[Range], id: u32) -> Option<u32> {
     ranges
@@ -83,7 +96,8 @@ pub fn from_spec(linux: &Linux, namespaces: &Namespaces, problems: &mut Problems
     }
 }
 
-fn ranges(at: &str, entries: &[LinuxIdMapping], problems: &mut Problems) -> Vec<Range> {
+/// Reads and checks one list of mappings that stands at the JSON path `at`.
+pub(super) fn ranges(at: &str, entries: &[LinuxIdMapping], problems: &mut Problems) -> Vec<Range> {
     if entries.len() > MAX_EXTENTS {
         problems.error(at, format!("has {} ranges, the kernel takes at most {MAX_EXTENTS}", entries.len()));
     }

@@ -9,11 +9,13 @@ pub mod devices;
 pub mod filesystem;
 pub mod hooks;
 pub mod idmap;
+pub mod lease;
 pub mod mount_options;
 pub mod mounts;
 pub mod namespaces;
 pub mod problem;
 pub mod process;
+pub mod rootless;
 pub mod scheduling;
 pub mod sysctl;
 
@@ -48,6 +50,10 @@ pub struct Request {
     pub preserve_fds: u32,
     /// Seccomp profiles of the operator, which bind the container beside its own.
     pub extra_seccomp: Vec<LinuxSeccomp>,
+    /// `--userns=auto`: the root and the bind mounts are idmapped with the container's mapping.
+    pub idmap_all: bool,
+    /// `--rootless`: whether a cgroup that may not be made or limited is done without. None: if nothing asks for it.
+    pub tolerate_cgroups: Option<bool>,
 }
 
 /// Everything `create` will do. Plain data: no descriptors, nothing of the spec's types.
@@ -71,6 +77,12 @@ pub struct Plan {
     pub no_pivot: bool,
     pub new_keyring: bool,
     pub preserve_fds: u32,
+    /// The caller is not root: what only root can do to a process is done by the process itself, or not at all.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub ordinary_user: bool,
+    /// Only the child can clone the host's mounts, in the copy of them that its mount namespace begins with.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub mounts_inside: bool,
 }
 
 impl Plan {
@@ -89,12 +101,18 @@ impl Plan {
         refuse_what_is_not_carried_out(linux, &mut problems);
         let namespaces = Namespaces::from_spec(linux, &mut problems);
         let idmap = idmap::from_spec(linux, &namespaces, &mut problems);
-        let available = if namespaces.is_separate(Kind::User) {
-            Set(u64::MAX) // the first process of a user namespace has every capability in it
+        let available = if namespaces.is_separate(Kind::User) || host.euid != 0 {
+            // The first process of a user namespace has every capability in it; an ordinary user needs one, and is told so.
+            Set(u64::MAX)
         } else {
             Set(host.permitted & host.bounding)
         };
-        let process = process::from_spec(spec, idmap.as_ref(), available, &mut problems);
+        let mut process = process::from_spec(spec, idmap.as_ref(), available, &mut problems);
+        if let Some(process) = &mut process {
+            process.keeps_groups = !host.may_set_groups;
+        }
+        let groups = process.as_ref().is_some_and(|process| !process.additional_gids.is_empty());
+        rootless::check(linux, &namespaces, idmap.as_ref(), groups, host, &mut problems);
         let facts = filesystem::Facts {
             new_mount_ns: namespaces.is_new(Kind::Mount),
             new_user_ns: namespaces.is_new(Kind::User),
@@ -103,6 +121,8 @@ impl Plan {
             new_cgroup_ns: namespaces.is_new(Kind::Cgroup),
             terminal: process.as_ref().is_some_and(|p| p.terminal),
             no_pivot: request.no_pivot,
+            idmap_all: request.idmap_all,
+            ordinary_user: host.euid != 0,
         };
         let filesystem = Filesystem::from_spec(spec, &request.bundle, &facts, host, &mut problems);
         let plan = Self {
@@ -113,13 +133,15 @@ impl Plan {
             hostname: name("hostname", &spec.hostname, &namespaces, &mut problems),
             domainname: name("domainname", &spec.domainname, &namespaces, &mut problems),
             sysctl: sysctl::from_spec(linux, &namespaces, &mut problems),
-            cgroup: Cgroup::from_spec(linux, &request.id, host, &mut problems),
+            cgroup: cgroup(linux, host, request, &mut problems),
             seccomp: seccomp_section(linux, &request.extra_seccomp, &mut problems),
             hooks: hooks::from_spec(spec, &mut problems),
             annotations: spec.annotations.clone().unwrap_or_default().into_iter().collect(),
             no_pivot: request.no_pivot,
             new_keyring: !request.no_new_keyring,
             preserve_fds: request.preserve_fds,
+            ordinary_user: host.euid != 0,
+            mounts_inside: namespaces.is_new(Kind::Mount) && !host.may_clone_mounts,
             namespaces,
             idmap,
             process: match process {
@@ -127,12 +149,25 @@ impl Plan {
                 None => return (None, problems),
             },
         };
+        if plan.ordinary_user && plan.seccomp.as_ref().is_some_and(|seccomp| seccomp.listener.is_some()) {
+            problems.error_hint(
+                "linux.seccomp.listenerPath",
+                "an ordinary user cannot hand the listener over",
+                "pidfd_getfd(2) takes it out of a process that is not dumpable, which only root may do",
+            );
+        }
         if plan.annotations.contains_key("") {
             problems.error("annotations", "a key must not be empty");
         }
         let plan = problems.errors.is_empty().then_some(plan);
         (plan, problems)
     }
+}
+
+/// The cgroup; `--rootless` says whether it is done without where the caller may not make it.
+fn cgroup(linux: &Linux, host: &Host, request: &Request, problems: &mut Problems) -> Cgroup {
+    let planned = Cgroup::from_spec(linux, &request.id, host, problems);
+    Cgroup { optional: request.tolerate_cgroups.unwrap_or(planned.optional), ..planned }
 }
 
 /// `ociVersion`: SemVer of a 1.x specification.

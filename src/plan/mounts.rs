@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::filesystem::{Facts, InRoot};
+use super::idmap::{self, IdMap, MountMap};
 use super::mount_options::{Attrs, Options, Propagation, attr};
 use super::problem::Problems;
 
@@ -24,6 +25,9 @@ pub struct Mount {
     pub recursive: Attrs,
     /// Changes of propagation, in order.
     pub propagation: Vec<Propagation>,
+    /// Whether, and how, the ids of a bind mount are mapped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idmap: Option<MountMap>,
     /// Options for the file system: key, and value if the option has one.
     pub parameters: Vec<(String, Option<String>)>,
     /// Whether the mount becomes read-only only in the end, since mount points or devices are made inside it.
@@ -92,7 +96,7 @@ pub fn plan(mounts: &[oci_spec::runtime::Mount], bundle: &Path, facts: &Facts, p
         );
     }
     let mut planned: Vec<Mount> =
-        mounts.iter().enumerate().filter_map(|(i, mount)| plan_one(i, mount, bundle, problems)).collect();
+        mounts.iter().enumerate().filter_map(|(i, mount)| plan_one(i, mount, bundle, facts, problems)).collect();
     let destinations: Vec<InRoot> = planned.iter().map(|m| m.destination.clone()).collect();
     for (i, mount) in planned.iter_mut().enumerate() {
         let used_later = destinations.iter().skip(i + 1).any(|later| later.is_below(&mount.destination));
@@ -104,10 +108,18 @@ pub fn plan(mounts: &[oci_spec::runtime::Mount], bundle: &Path, facts: &Facts, p
     planned
 }
 
-fn plan_one(i: usize, mount: &oci_spec::runtime::Mount, bundle: &Path, problems: &mut Problems) -> Option<Mount> {
+fn plan_one(
+    i: usize,
+    mount: &oci_spec::runtime::Mount,
+    bundle: &Path,
+    facts: &Facts,
+    problems: &mut Problems,
+) -> Option<Mount> {
     let at = |field: &str| format!("mounts[{i}].{field}");
     let options = Options::parse(mount.options().as_deref().unwrap_or_default());
-    check_unsupported(i, mount, &options, problems);
+    for (j, why) in &options.refused {
+        problems.error(format!("mounts[{i}].options[{j}]"), *why);
+    }
     let destination = destination(&at("destination"), mount.destination(), problems);
     let source = match mount.source() {
         Some(source) => {
@@ -135,22 +147,72 @@ fn plan_one(i: usize, mount: &oci_spec::runtime::Mount, bundle: &Path, problems:
         kind,
         attrs,
         recursive: if bind { options.recursive } else { Attrs::default() },
+        idmap: idmap(i, mount, &options, bind, facts, problems),
         propagation: options.propagation,
         parameters,
         read_only_at_end: false,
     })
 }
 
-/// Fields and words that are known but not carried out, each by its name.
-fn check_unsupported(i: usize, mount: &oci_spec::runtime::Mount, options: &Options, problems: &mut Problems) {
-    for (j, why) in &options.refused {
-        problems.error(format!("mounts[{i}].options[{j}]"), *why);
+/// `idmap`, `ridmap` and the mount's own mappings (config.md#linux-mount-options). As with runc, mappings alone mean
+/// `idmap`, and the words alone the mappings of the container's user namespace.
+fn idmap(
+    i: usize,
+    mount: &oci_spec::runtime::Mount,
+    options: &Options,
+    bind: bool,
+    facts: &Facts,
+    problems: &mut Problems,
+) -> Option<MountMap> {
+    let uid = mount.uid_mappings().as_deref().unwrap_or_default();
+    let gid = mount.gid_mappings().as_deref().unwrap_or_default();
+    let at = match options.idmap {
+        Some((j, _)) => format!("mounts[{i}].options[{j}]"),
+        None if uid.is_empty() && gid.is_empty() => return implied_idmap(options, bind, facts),
+        None => format!("mounts[{i}].{}", if uid.is_empty() { "gidMappings" } else { "uidMappings" }),
+    };
+    if !bind {
+        problems.error(&at, "only a bind mount can be idmapped; add the option bind or rbind");
     }
-    for (field, mappings) in [("uidMappings", mount.uid_mappings()), ("gidMappings", mount.gid_mappings())] {
-        if mappings.as_ref().is_some_and(|m| !m.is_empty()) {
-            problems.error(format!("mounts[{i}].{field}"), "idmapped mounts are not supported");
+    if facts.ordinary_user {
+        problems.error_hint(
+            &at,
+            "an ordinary user cannot idmap a mount",
+            "the kernel wants CAP_SYS_ADMIN over the file system, which only the host's root has",
+        );
+    }
+    let own = match (uid.is_empty(), gid.is_empty()) {
+        (true, true) => {
+            if !facts.new_user_ns && !facts.joined_user_ns {
+                problems.error_hint(
+                    &at,
+                    "there is no mapping to use: neither the mount nor the container has one",
+                    "give the mount uidMappings and gidMappings, or the container a user namespace",
+                );
+            }
+            None
         }
-    }
+        (uid_missing, gid_missing) => {
+            for (missing, name, other) in
+                [(uid_missing, "uidMappings", "gidMappings"), (gid_missing, "gidMappings", "uidMappings")]
+            {
+                if missing {
+                    problems.error(format!("mounts[{i}].{name}"), format!("is missing, but {other} is there"));
+                }
+            }
+            Some(IdMap {
+                uid: idmap::ranges(&format!("mounts[{i}].uidMappings"), uid, problems),
+                gid: idmap::ranges(&format!("mounts[{i}].gidMappings"), gid, problems),
+            })
+        }
+    };
+    Some(MountMap { own, recursive: options.idmap.is_some_and(|(_, recursive)| recursive), lenient: false })
+}
+
+/// With `--userns=auto` the host's files belong to ids that the leased range does not have: every bind mount gets the
+/// container's mapping.
+fn implied_idmap(options: &Options, bind: bool, facts: &Facts) -> Option<MountMap> {
+    (bind && facts.idmap_all).then_some(MountMap { own: None, recursive: options.bind == Some(true), lenient: true })
 }
 
 fn destination(at: &str, destination: &Path, problems: &mut Problems) -> Option<InRoot> {
@@ -274,6 +336,8 @@ mod tests {
         new_cgroup_ns: true,
         terminal: false,
         no_pivot: false,
+        idmap_all: false,
+        ordinary_user: false,
     };
 
     fn planned(mounts: Value) -> (Vec<Mount>, Problems) {
@@ -338,13 +402,24 @@ mod tests {
             (
                 json!({"destination": "/a", "source": "/b", "options": ["rbind", "ridmap"]}),
                 "mounts[0].options[1]",
-                "idmapped",
+                "no mapping to use",
             ),
             (
-                json!({"destination": "/a", "source": "/b", "options": ["rbind"],
-                    "uidMappings": [{"hostID": 1, "containerID": 0, "size": 1}]}),
-                "mounts[0].uidMappings",
-                "idmapped",
+                json!({"destination": "/a", "type": "tmpfs", "options": ["idmap"],
+                    "uidMappings": [range()], "gidMappings": [range()]}),
+                "mounts[0].options[0]",
+                "only a bind mount",
+            ),
+            (
+                json!({"destination": "/a", "source": "/b", "options": ["rbind"], "uidMappings": [range()]}),
+                "mounts[0].gidMappings",
+                "missing",
+            ),
+            (
+                json!({"destination": "/a", "source": "/b", "options": ["rbind", "idmap"], "gidMappings": [range()],
+                    "uidMappings": [range(), {"hostID": 5, "containerID": 0, "size": 1}]}),
+                "mounts[0].uidMappings[1].containerID",
+                "overlaps",
             ),
             (json!({"destination": "/proc", "type": "tmpfs"}), "mounts[0].destination", "only type proc"),
             (json!({"destination": "/proc/sys", "type": "tmpfs"}), "mounts[0].destination", "inside /proc"),
@@ -358,6 +433,26 @@ mod tests {
             assert_eq!(at, path, "{mount}");
             assert!(text.contains(message), "{mount}: {text}");
         }
+    }
+
+    fn range() -> Value {
+        json!({"hostID": 1000, "containerID": 0, "size": 1})
+    }
+
+    #[test]
+    fn a_mount_s_own_mappings_imply_idmap_and_the_word_alone_means_the_container_s() {
+        let own = json!({"destination": "/a", "source": "/b", "options": ["rbind"], "uidMappings": [range()],
+            "gidMappings": [range()]});
+        let map = one(own).idmap.unwrap();
+        assert!(!map.recursive && map.own.unwrap().uid[0].host == 1000);
+        let mounts = json!([{"destination": "/a", "source": "/b", "options": ["bind", "ridmap"]}]);
+        let mounts: Vec<oci_spec::runtime::Mount> = serde_json::from_value(mounts).unwrap();
+        let mut problems = Problems::default();
+        let planned = plan(&mounts, Path::new("/"), &Facts { new_user_ns: true, ..FACTS }, &mut problems);
+        assert_eq!(planned[0].idmap, Some(MountMap { own: None, recursive: true, lenient: false }));
+        assert_eq!(problems, Problems::default());
+        plan(&mounts, Path::new("/"), &Facts { new_user_ns: true, ordinary_user: true, ..FACTS }, &mut problems);
+        assert!(problems.errors[0].message.contains("ordinary user"));
     }
 
     #[test]

@@ -41,6 +41,9 @@ pub struct Process {
     pub uid: u32,
     pub gid: u32,
     pub additional_gids: Vec<u32>,
+    /// The caller may not change his supplementary groups, and the container cannot either: they stay.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub keeps_groups: bool,
     pub umask: u32,
     pub no_new_privileges: bool,
     pub apparmor_profile: Option<String>,
@@ -112,6 +115,7 @@ pub fn from_spec(spec: &Spec, idmap: Option<&IdMap>, available: Set, problems: &
         uid: user.uid(),
         gid: user.gid(),
         additional_gids,
+        keeps_groups: false,
         umask,
         no_new_privileges,
         apparmor_profile: label("apparmorProfile", process.apparmor_profile.as_ref(), problems),

@@ -6,6 +6,8 @@
 //!   Cloned + pidfd       ──▶   (from the stager, if there is one)
 //!   NeedIdMap            ──▶   gid_map, uid_map
 //!                        ◀──   Go
+//!   Idmap + fd           ──▶   idmaps a clone that the child has made (in a user namespace)
+//!                        ◀──   Go
 //!   Console + fd         ──▶   hands the terminal's master on (process.terminal)
 //!   Listener(number)     ──▶   connects to linux.seccomp.listenerPath
 //!                        ◀──   Go, then takes the listener and says so in shared memory
@@ -42,6 +44,10 @@ pub enum Message {
         pid: i32,
     },
     NeedIdMap,
+    /// A clone of a mount that the parent is to idmap: its place in the plan, None for the root.
+    Idmap {
+        mount: Option<usize>,
+    },
     /// The terminal's name in the container.
     Console(String),
     /// The filter is about to be loaded, and its listener will have this number.

@@ -107,6 +107,8 @@ fn make(
     let supervisor = listener.map(Supervisor::connect).transpose()?;
     let proc = Proc::open()?;
     let cgroups = cgroup::directories(&plan.cgroup);
+    // What is wrong with the maps of an ordinary user is known before there is a process.
+    let writers = plan.idmap.as_ref().map(|map| idmap::Writers::new(map, host)).transpose()?.unwrap_or_default();
     dir.save_intent(&Intent {
         id: plan.id.clone(),
         bundle: plan.bundle.clone(),
@@ -115,10 +117,23 @@ fn make(
     })?;
     dir.save(crate::state::CONFIG, config)?;
     let cgroup = cgroup::create(&plan.cgroup)?;
+    // A cgroup that was not made belongs to someone else if it is there.
+    let cgroups = if cgroup.is_none() { Vec::new() } else { cgroups };
     undo.cgroups.clone_from(&cgroups);
-    let cgroup_mounts = CgroupMounts::new(&host.cgroups, |hierarchy| plan.cgroup.directory_in(hierarchy));
-    let mut rootfs = rootfs::prepare(&plan.filesystem)?;
-    rootfs.open_cgroups(&plan.filesystem, &cgroup_mounts)?;
+    let cgroup_mounts = CgroupMounts::new(&host.cgroups, |hierarchy| match cgroup.is_none() {
+        true => hierarchy.mount_point.join(hierarchy.own.strip_prefix("/").unwrap_or(&hierarchy.own)),
+        false => plan.cgroup.directory_in(hierarchy),
+    });
+    let joined = namespace::open_joined(&plan.namespaces)?;
+    let user = joined.iter().find(|joined| joined.kind == Kind::User).map(|joined| joined.fd.as_fd());
+    let mut mapper = idmap::Mapper::new(&proc, plan.idmap.as_ref(), user)?;
+    let rootfs = if plan.mounts_inside {
+        None
+    } else {
+        let mut rootfs = rootfs::prepare(&plan.filesystem, Some(&mut mapper))?;
+        rootfs.open_cgroups(&plan.filesystem, &cgroup_mounts)?;
+        Some(rootfs)
+    };
 
     let joined = namespace::open_joined(&plan.namespaces)?;
     refuse_changes_of_the_host(plan, &joined)?;
@@ -145,6 +160,8 @@ fn make(
         host,
         dir,
         proc: &proc,
+        writers: &writers,
+        mapper,
         cgroup: &cgroup,
         interrupts,
         progress: &progress,
@@ -222,6 +239,8 @@ struct Parent<'a> {
     host: &'a Host,
     dir: &'a StateDir,
     proc: &'a Proc,
+    writers: &'a idmap::Writers,
+    mapper: idmap::Mapper<'a>,
     cgroup: &'a Handle,
     interrupts: &'a Interrupts,
     progress: &'a Progress,
@@ -272,6 +291,16 @@ impl Parent<'_> {
                     self.outside(undo)?;
                     channel.send(&Message::Go)?;
                 }
+                Message::Idmap { mount } => {
+                    let fd = fd.context("init sent no mount")?;
+                    let fs = &self.plan.filesystem;
+                    let map = match mount {
+                        None => fs.root_idmap.as_ref(),
+                        Some(i) => fs.mounts.get(i).and_then(|mount| mount.idmap.as_ref()),
+                    };
+                    self.mapper.apply(fd.as_fd(), map.context("init sent a mount that is not to be idmapped")?)?;
+                    channel.send(&Message::Go)?;
+                }
                 Message::Console(name) => {
                     let fd = fd.context("init sent no terminal")?;
                     match &wishes.console {
@@ -298,7 +327,7 @@ impl Parent<'_> {
     fn outside(&self, undo: &Undo) -> Result<()> {
         let Some(child) = &undo.child else { bail!("init is gone") };
         if let Some(map) = &self.plan.idmap {
-            idmap::write(self.proc, child.pid, map)?;
+            self.writers.write(self.proc, child.pid, map)?;
         }
         Ok(())
     }
@@ -434,7 +463,8 @@ pub fn hand_over(
 /// `limits`: those of `process.rlimits` that it could not set itself.
 pub fn limit(plan: &Plan, proc: &Proc, child: &Child, limits: &[usize]) -> Result<()> {
     let process = &plan.process;
-    if let Some(score) = process.oom_score_adj {
+    // Of an ordinary user's process, /proc belongs to root by now: it has set its score itself.
+    if let Some(score) = process.oom_score_adj.filter(|_| !plan.ordinary_user) {
         proc.write(&format!("{}/oom_score_adj", child.pid), &score.to_string())
             .hint_if(Errno::EACCES, "lowering it below the caller's own needs CAP_SYS_RESOURCE")
             .context("process.oomScoreAdj")?;

@@ -8,10 +8,11 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
-use nix::unistd::{chroot, fchdir};
+use nix::unistd::{Pid, chroot, fchdir};
 
 use crate::error::ResultExt;
 use crate::host::Host;
+use crate::kernel::capability::setgroups_if_allowed;
 use crate::kernel::cgroup::{Existing, Handle, unified_of};
 use crate::kernel::path::Root;
 use crate::kernel::procfs::{Found, Proc};
@@ -24,9 +25,9 @@ use crate::process::foreground::Signals;
 use crate::process::tail::{self, Tail};
 use crate::state::{State, Status, hook_state};
 use crate::sys::call;
-use crate::sys::clone::{Child, Clone, clone3, setns};
+use crate::sys::clone::{Child, Clone, PARENT, clone3, exit, setns};
 use crate::sys::memory::SharedWord;
-use crate::sys::process::{pidfd_send_signal, set_dumpable, setgroups, wait};
+use crate::sys::process::{pidfd_send_signal, set_dumpable, wait};
 
 /// A process in a container.
 pub struct Executed {
@@ -64,9 +65,11 @@ pub fn exec(
     let proc = Proc::open()?;
     let cgroup = Existing::open(&state.cgroups)?.handle(sub)?;
     // The child is in view of the container's processes as soon as it exists (CVE-2016-9962, CVE-2019-5736).
-    set_dumpable(false)?;
+    if !plan.ordinary_user {
+        set_dumpable(false)?;
+    }
     scheduling::set_affinity(plan.process.scheduling.exec_affinity.0.as_ref(), "initial")?;
-    if plan.namespaces.is_separate(Kind::Pid) {
+    if plan.namespaces.is_separate(Kind::Pid) && !plan.ordinary_user {
         // Takes effect on the next child.
         setns(found.pidfd.as_fd(), Kind::Pid.flag()).context("join the container's PID namespace")?;
     }
@@ -84,9 +87,11 @@ pub fn exec(
     };
     let child = match clone_into(&cgroup, &proc, state, sub)? {
         Clone::Parent(child) => child,
+        Clone::Child if plan.ordinary_user => stage(plan, inherited, theirs),
         Clone::Child => run(plan, inherited, theirs),
     };
     drop(theirs);
+    let child = if plan.ordinary_user { after_stager(&ours, child)? } else { child };
     let parent = Parent { plan, state, proc: &proc, child: &child, taken: &taken, foreground };
     let done = parent.converse(&ours, wishes);
     if done.is_err() {
@@ -96,6 +101,48 @@ pub fn exec(
     }
     let (master, signals) = done?;
     Ok(Executed { child, master, signals })
+}
+
+/// First process of an ordinary user, who has capabilities in the container's user namespace alone: it joins all
+/// namespaces, clones the process as its sibling, since the PID namespace takes effect on children only, and ends.
+fn stage(plan: &Plan, mut inherited: Inherited<'_>, channel: Channel) -> ! {
+    tail::close_parents(&std::mem::take(&mut inherited.parents));
+    let cloned = || -> Result<Clone> {
+        tail::set_own_oom_score(plan, &inherited.proc)?;
+        tail::first_steps()?;
+        inherited.cgroup.join_self()?;
+        join(plan, inherited.init)?;
+        Ok(clone3(PARENT, None)?)
+    };
+    match cloned() {
+        Err(e) => tail::fail(&channel, &e),
+        Ok(Clone::Child) => {
+            // The stager's word comes first: the parent knows no other process until then.
+            match channel.expect_go() {
+                Ok(()) => run(plan, inherited, channel),
+                Err(_) => exit(1),
+            }
+        }
+        Ok(Clone::Parent(child)) => {
+            let sent = channel.send_with(&Message::Cloned { pid: child.pid.as_raw() }, Some(child.pidfd.as_fd()));
+            exit(i32::from(sent.is_err()))
+        }
+    }
+}
+
+/// PARENT: the process that the stager has made in its place.
+fn after_stager(channel: &Channel, stager: Child) -> Result<Child> {
+    let said = channel.receive();
+    drop(wait(stager.pidfd.as_fd(), true));
+    match said? {
+        Some((Message::Cloned { pid }, Some(pidfd))) => {
+            channel.send(&Message::Go)?;
+            Ok(Child { pid: Pid::from_raw(pid), pidfd })
+        }
+        Some((Message::Failed(failure), _)) => Err(failure.into()),
+        Some((other, _)) => bail!("the stager sent {other:?}"),
+        None => bail!("the stager has died"),
+    }
 }
 
 /// The container's cgroup, or where init is if that has moved: a cgroup that passes controllers on holds no processes
@@ -193,16 +240,20 @@ fn run(plan: &Plan, inherited: Inherited<'_>, mut channel: Channel) -> ! {
 
 fn enter(plan: &Plan, inherited: Inherited<'_>, channel: &mut Channel) -> Result<Tail> {
     tail::first_steps()?;
-    inherited.cgroup.join_self()?;
+    if !plan.ordinary_user {
+        inherited.cgroup.join_self()?;
+    }
     scheduling::set_affinity(plan.process.scheduling.exec_affinity.1.as_ref(), "final")?;
     crate::sys::process::reset_signals(inherited.ignored_signals);
-    join(plan, inherited.init)?;
+    if !plan.ordinary_user {
+        join(plan, inherited.init)?;
+    }
     if let Some(root) = inherited.root {
         call!("fchdir(root)" => fchdir(&root))?;
         call!("chroot(\".\")" => chroot(c".")).context("init's root directory")?;
     }
     if plan.namespaces.is_separate(Kind::User) {
-        idmap::become_root()?;
+        idmap::become_root(plan.process.keeps_groups)?;
         tail::first_steps()?; // the change of user has undone them
     }
     tail::new_session()?;
@@ -224,16 +275,22 @@ fn enter(plan: &Plan, inherited: Inherited<'_>, channel: &mut Channel) -> Result
 fn join(plan: &Plan, init: &Found) -> Result<()> {
     let kinds = plan.namespaces.all().into_iter().map(|(kind, _)| kind);
     let flags = kinds
-        .filter(|kind| *kind != Kind::Pid && plan.namespaces.is_separate(*kind))
+        .filter(|kind| (*kind != Kind::Pid || plan.ordinary_user) && plan.namespaces.is_separate(*kind))
         .fold(0, |flags, kind| flags | kind.flag());
     if plan.namespaces.is_separate(Kind::User) {
         // Inside, setgroups(2) may be denied.
-        setgroups(&[])?;
+        setgroups_if_allowed(&[], plan.process.keeps_groups)?;
     }
     if flags != 0 {
-        setns(init.pidfd.as_fd(), flags).hint_if(Errno::ESRCH, "init has ended").with_context(|| {
-            format!("join the container's namespaces ({:?})", CloneFlags::from_bits_truncate(flags))
-        })?;
+        setns(init.pidfd.as_fd(), flags)
+            .hint_if(Errno::ESRCH, "init has ended")
+            .hint_if(
+                Errno::EPERM,
+                "an ordinary user can enter a container of his once its program runs, not before orlop start",
+            )
+            .with_context(|| {
+                format!("join the container's namespaces ({:?})", CloneFlags::from_bits_truncate(flags))
+            })?;
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The child, from its clone to its execve. It is a fork of the runtime: the plan and every descriptor are simply there.
 //! It opens no path of the host but, in a user namespace, those of the root and of bind mounts once more
-//! (`Prepared::lock`).
+//! (`Prepared::lock`); or, for a caller who may not clone mounts, all of them (`prepare_inside`).
 
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 
@@ -24,14 +24,15 @@ use crate::state::{Status, hook_state};
 use crate::sys;
 use crate::sys::clone::{Clone, PARENT, clone3, exit};
 use crate::sys::memory::SharedWord;
-use crate::sys::process::reset_signals;
+use crate::sys::process::{reset_signals, set_parent_death_signal};
 
 /// What the parent has opened for init before the clone.
 pub struct Inherited<'a> {
     pub cgroup: &'a Handle,
     pub proc: Proc,
     pub joined: Vec<Joined>,
-    pub rootfs: Prepared,
+    /// None if the parent could not: see [`Plan::mounts_inside`].
+    pub rootfs: Option<Prepared>,
     pub cgroup_mounts: CgroupMounts,
     /// As in [`crate::host::Host`].
     pub ignored_signals: u64,
@@ -57,8 +58,12 @@ pub fn stage(plan: &Plan, inherited: Inherited<'_>, channel: Channel, progress: 
 }
 
 fn stage_and_clone(plan: &Plan, inherited: &Inherited<'_>) -> Result<Clone> {
-    tail::first_steps()?;
+    begin(plan, &inherited.proc)?;
     inherited.cgroup.join_self()?;
+    if plan.ordinary_user {
+        // What he may join belongs to the user namespace that is joined with it.
+        namespace::join_user(&inherited.joined, plan.process.keeps_groups)?;
+    }
     namespace::join_others(&inherited.joined)?;
     if !plan.namespaces.time_offsets.is_empty() {
         namespace::unshare_time(&plan.namespaces, &inherited.proc)?;
@@ -66,12 +71,23 @@ fn stage_and_clone(plan: &Plan, inherited: &Inherited<'_>) -> Result<Clone> {
     // The PID namespace before the user namespace: its owner may be the host's. Both take CAP_SYS_ADMIN over the target,
     // which the host's root has over every descendant.
     namespace::join_pid(&inherited.joined)?;
-    namespace::join_user(&inherited.joined)?;
+    if !plan.ordinary_user {
+        namespace::join_user(&inherited.joined, plan.process.keeps_groups)?;
+    }
     let mut flags = plan.namespaces.clone_flags();
     if !plan.namespaces.time_offsets.is_empty() {
         flags &= !sys::clone::NEWTIME; // the namespace exists, and the child enters it
     }
     Ok(clone3(flags | PARENT, None)?)
+}
+
+/// An ordinary user can write the maps of his child only as long as it is dumpable. It has joined nothing by then.
+fn begin(plan: &Plan, proc: &Proc) -> Result<()> {
+    tail::set_own_oom_score(plan, proc)?;
+    if plan.ordinary_user && plan.idmap.is_some() {
+        return Ok(set_parent_death_signal(libc::SIGKILL)?);
+    }
+    tail::first_steps()
 }
 
 /// First process after the clone if [`Shape::Direct`]. Does not return.
@@ -97,23 +113,34 @@ fn init(plan: &Plan, inherited: Inherited<'_>, mut channel: Channel, progress: &
 /// Everything up to the point where only `start` is missing.
 fn prepare(plan: &Plan, mut inherited: Inherited<'_>, channel: &mut Channel, progress: &Progress) -> Result<Tail> {
     crate::log::detach();
-    tail::first_steps()?;
+    begin(plan, &inherited.proc)?;
     if plan.shape == Shape::Direct {
         inherited.cgroup.join_self()?;
     }
     reset_signals(inherited.ignored_signals);
     channel.send(&Message::NeedIdMap)?;
     channel.expect_go()?;
+    if plan.ordinary_user {
+        tail::first_steps()?;
+    }
 
     progress.reached(Step::Namespaces);
-    if plan.shape == Shape::Direct {
+    if plan.shape == Shape::Direct && plan.ordinary_user {
+        namespace::join_user(&inherited.joined, plan.process.keeps_groups)?;
         namespace::join_others(&inherited.joined)?;
-        namespace::join_user(&inherited.joined)?;
+    } else if plan.shape == Shape::Direct {
+        namespace::join_others(&inherited.joined)?;
+        namespace::join_user(&inherited.joined, plan.process.keeps_groups)?;
     }
     inherited.joined.clear();
     if plan.namespaces.is_separate(Kind::User) {
-        inherited.rootfs.lock(&plan.filesystem)?;
-        idmap::become_root()?;
+        if let Some(rootfs) = &mut inherited.rootfs {
+            rootfs.lock(&plan.filesystem, |mount, clone| {
+                channel.send_with(&Message::Idmap { mount }, Some(clone))?;
+                channel.expect_go()
+            })?;
+        }
+        idmap::become_root(plan.process.keeps_groups)?;
         tail::first_steps()?; // the change of user has undone them
     }
     if plan.namespaces.is_new(Kind::Cgroup) {
@@ -129,7 +156,11 @@ fn prepare(plan: &Plan, mut inherited: Inherited<'_>, channel: &mut Channel, pro
     }
 
     progress.reached(Step::RootFilesystem);
-    if let Some(terminal) = rootfs::build(&plan.filesystem, &mut inherited.rootfs, &inherited.cgroup_mounts)? {
+    let mut rootfs = match inherited.rootfs.take() {
+        Some(prepared) => prepared,
+        None => prepare_inside(plan, &inherited.cgroup_mounts)?,
+    };
+    if let Some(terminal) = rootfs::build(&plan.filesystem, &mut rootfs, &inherited.cgroup_mounts)? {
         progress.reached(Step::Console);
         tail::hand_over_terminal(plan, channel, terminal)?;
     }
@@ -142,10 +173,10 @@ fn prepare(plan: &Plan, mut inherited: Inherited<'_>, channel: &mut Channel, pro
     hook::run_all("createContainer", &plan.hooks.create_container, &state(Status::Creating), None)?;
 
     progress.reached(Step::PivotRoot);
-    rootfs::enter(&plan.filesystem, &inherited.rootfs)?;
+    rootfs::enter(&plan.filesystem, &rootfs)?;
 
     progress.reached(Step::Finish);
-    let Inherited { proc, rootfs, start, .. } = inherited;
+    let Inherited { proc, start, .. } = inherited;
     rootfs::finish(&plan.filesystem, rootfs)?;
     for sysctl in &plan.sysctl {
         proc.write_sysctl(&sysctl.path, &sysctl.value).with_context(|| format!("linux.sysctl.{}", sysctl.key))?;
@@ -156,6 +187,14 @@ fn prepare(plan: &Plan, mut inherited: Inherited<'_>, channel: &mut Channel, pro
     progress.reached(Step::WaitForStart);
     channel.send(&Message::Ready { limits: tail::set_limits(&plan.process) })?;
     Ok(tail)
+}
+
+/// What the parent does for root: here for a caller who may not clone the host's mounts. The copy of them in the new
+/// mount namespace belongs to this process's user namespace, and the host's paths lead to it still.
+fn prepare_inside(plan: &Plan, cgroups: &CgroupMounts) -> Result<Prepared> {
+    let mut rootfs = rootfs::prepare(&plan.filesystem, None)?;
+    rootfs.open_cgroups(&plan.filesystem, cgroups)?;
+    Ok(rootfs)
 }
 
 /// Waits for `start`, then becomes the container's program.

@@ -107,7 +107,7 @@ fn died_before_execve(state: &State, proc: &Proc) -> Result<()> {
 pub fn open_locked(root: &crate::state::Root, id: &str) -> Result<(StateDir, crate::state::Lock)> {
     let dir = root.container(id)?;
     let lock = dir.lock()?;
-    if !dir.exists() {
+    if !dir.exists()? {
         bail!("container {id} does not exist");
     }
     Ok((dir, lock))

@@ -46,6 +46,15 @@ pub fn fail(channel: &Channel, error: &anyhow::Error) -> ! {
     exit(1)
 }
 
+/// What a process that an ordinary user has made does to itself: once it is not dumpable, its /proc entries belong to
+/// root, so that he cannot write them. Children inherit it.
+pub fn set_own_oom_score(plan: &Plan, proc: &Proc) -> Result<()> {
+    let Some(score) = plan.process.oom_score_adj.filter(|_| plan.ordinary_user) else { return Ok(()) };
+    proc.write_own("oom_score_adj", &score.to_string())
+        .hint_if(Errno::EACCES, "lowering it below the caller's own needs CAP_SYS_RESOURCE")
+        .context("process.oomScoreAdj")
+}
+
 /// Not dumpable before anything else: in a shared PID namespace processes of the container could otherwise trace this one
 /// and take its descriptors (CVE-2016-9962). The death of the runtime kills a half-made process. A change of user clears
 /// the latter, and makes the former what fs.suid_dumpable says.

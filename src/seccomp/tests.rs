@@ -897,7 +897,7 @@ fn stacked_profiles_answer_as_separate_filters() {
                 let Some(number) = arch::Call::find(name).and_then(|call| arch.number(call)) else { continue };
                 for _ in 0..6 {
                     let mut args = [0; 6];
-                    args[..3].fill_with(|| random.next() % 7 | (random.next() % 4 / 3) << 32);
+                    args[..3].fill_with(|| (random.next() % 7) | ((random.next() % 4 / 3) << 32));
                     let data = Data { arch: arch.audit(), number, args };
                     let code = simulate::run(&compiled.program, &data).unwrap().code;
                     assert_eq!(code, combined(&programs, &data), "{data:x?} {profiles:#?}");

@@ -35,7 +35,12 @@ pub fn create(plan: &Cgroup) -> anyhow::Result<Handle> {
     }
     match result {
         Err(e) if plan.optional && matches!(errno_of(&e), Some(Errno::EACCES | Errno::EPERM | Errno::EROFS)) => {
-            log::debug(&format!("going on without a cgroup: {e:#}"));
+            let text = format!("going on without a cgroup: {e:#}");
+            if plan.writes.is_empty() {
+                log::debug(&text)
+            } else {
+                log::warn(&format!("{text}; no limit holds"))
+            }
             Ok(Handle::default())
         }
         result => result,

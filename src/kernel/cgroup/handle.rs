@@ -33,6 +33,11 @@ impl Handle {
         self.directories.iter().find(|d| d.version == Version::V2).map(|d| d.fd.as_fd())
     }
 
+    /// Whether there is no cgroup: the host has none, or the caller may not make any.
+    pub fn is_none(&self) -> bool {
+        self.directories.is_empty()
+    }
+
     /// Moves the process `pid` with all its threads into the cgroup, in every hierarchy: for one that was not born
     /// there.
     ///

@@ -7,7 +7,17 @@ fn hierarchy(mount_point: &str, controllers: &[&str], own: &str) -> Hierarchy {
 }
 
 fn host(cgroups: CgroupLayout) -> Host {
-    Host { euid: 0, initial_user_namespace: true, permitted: 0, bounding: 0, ignored_signals: 0, cgroups }
+    Host {
+        euid: 0,
+        egid: 0,
+        initial_user_namespace: true,
+        may_set_groups: true,
+        may_clone_mounts: true,
+        permitted: 0,
+        bounding: 0,
+        ignored_signals: 0,
+        cgroups,
+    }
 }
 
 fn v2() -> Host {
