@@ -5,7 +5,7 @@
 use oci_spec::runtime::LinuxSeccomp;
 use orlop::plan::problem::Problems;
 use orlop::seccomp::policy::Data;
-use orlop::seccomp::{self, Instruction, simulate};
+use orlop::seccomp::{self, Compiled, simulate};
 use serde_json::{Value, json};
 
 use crate::orlop_only;
@@ -93,15 +93,9 @@ fn profile(random: &mut Random, errno: &mut u64) -> Value {
 }
 
 /// What the kernel answers to the calls of a child that has loaded these filters, the first one first.
-fn answers(filters: &[&[Instruction]], calls: &[(u32, [u64; 3])]) -> Vec<i64> {
-    #[repr(C)]
-    struct Program {
-        length: u16,
-        filter: *const Instruction,
-    }
+fn answers(filters: &[&Compiled], calls: &[(u32, [u64; 3])]) -> Vec<i64> {
     let size = calls.len() * size_of::<i64>();
-    // SAFETY: a new mapping; the child makes raw system calls only and ends with _exit, as a child of a process with
-    // threads must; the programs live through the calls.
+    // SAFETY: a new mapping; the child loads filters, makes raw system calls and ends with _exit.
     unsafe {
         let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
         let page = libc::mmap(std::ptr::null_mut(), size, protection, flags, -1, 0);
@@ -110,11 +104,8 @@ fn answers(filters: &[&[Instruction]], calls: &[(u32, [u64; 3])]) -> Vec<i64> {
         let child = libc::fork();
         if child == 0 {
             libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-            for filter in filters {
-                let program = Program { length: u16::try_from(filter.len()).unwrap_or(0), filter: filter.as_ptr() };
-                if libc::syscall(libc::SYS_seccomp, 1, 0, &raw const program) != 0 {
-                    libc::_exit(1);
-                }
+            if filters.iter().any(|filter| orlop::kernel::seccomp::load(filter).is_err()) {
+                libc::_exit(1);
             }
             for (i, (number, [a, b, c])) in calls.iter().enumerate() {
                 let result: i64;
@@ -156,8 +147,8 @@ fn ten_thousand_random_calls_get_what_separate_filters_give() {
         pairs += 1;
         let calls: Vec<(u32, [u64; 3])> =
             (0..CALLS_EACH).map(|_| (random.pick(&CALLS).1, [random.arg(), random.arg(), random.arg()])).collect();
-        let apart = answers(&[&first.program, &second.program], &calls);
-        let together = answers(&[&merged.program], &calls);
+        let apart = answers(&[&first, &second], &calls);
+        let together = answers(&[&merged], &calls);
         for ((number, args), (apart, together)) in calls.iter().zip(apart.into_iter().zip(together)) {
             let data = Data { arch: 0xc000_003e, number: *number, args: [args[0], args[1], args[2], 0, 0, 0] };
             let code = simulate::run(&merged.program, &data).unwrap().code;
@@ -169,4 +160,42 @@ fn ten_thousand_random_calls_get_what_separate_filters_give() {
         }
     }
     assert!(refused > 3000 && compared - refused > 1000 && pairs >= 50, "{refused} of {compared}, {pairs} pairs");
+}
+
+/// A profile with conditions on one argument of getppid and of many calls that nobody makes here.
+fn long(errno: u64, argument: u64) -> LinuxSeccomp {
+    let docker: Value = serde_json::from_str(include_str!("../specs/vectors/docker-seccomp.json")).unwrap();
+    let names = docker["syscalls"][0]["names"].as_array().unwrap().iter().filter_map(Value::as_str);
+    let needed = ["seccomp", "exit_group", "exit", "munmap", "futex", "write", "getppid"];
+    let names = names.filter(|name| !needed.contains(name)).take(130);
+    let mut entries = Vec::new();
+    // Equal conditions of several calls would be emitted once.
+    for (i, name) in (0_u64..).zip(["getppid"].into_iter().chain(names)) {
+        for value in 1..8_u64 {
+            let arg = json!({"index": argument, "value": (value << 32) + value + 16 * i, "op": "SCMP_CMP_EQ"});
+            entries
+                .push(json!({"names": [name], "action": "SCMP_ACT_ERRNO", "errnoRet": errno + value, "args": [arg]}));
+        }
+    }
+    serde_json::from_value(json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": entries})).unwrap()
+}
+
+#[test]
+fn profiles_that_are_too_long_for_one_filter_are_loaded_one_after_the_other() {
+    orlop_only!("it compiles profiles with orlop's library");
+    let (older, newer) = (long(600, 0), long(700, 1));
+    let mut problems = Problems::default();
+    let stacked = seccomp::compile_stacked(&[&older, &newer], &mut problems).unwrap();
+    let lengths = [stacked.before.first().map_or(0, Vec::len), stacked.program.len()];
+    assert!(lengths.iter().all(|length| (2100..4097).contains(length)), "{lengths:?}");
+    let value = |v: u64| (v << 32) + v;
+    let calls: Vec<(u32, [u64; 3])> =
+        (0..10).flat_map(|a| (0..10).map(move |b| (110, [value(a), value(b), 0]))).collect();
+    let seen = answers(&[&stacked], &calls);
+    for ((_, [a, b, _]), answer) in calls.iter().zip(seen) {
+        // Of two errors the newest filter's.
+        let rule = |base: u64, value: u64| if (1..8).contains(&(value >> 32)) { base + (value >> 32) } else { 0 };
+        let expected = if rule(700, *b) == 0 { rule(600, *a) } else { rule(700, *b) };
+        assert_eq!(of_a_rule(answer), expected, "{a:x} {b:x}");
+    }
 }

@@ -878,7 +878,7 @@ fn random_profile(random: &mut Random) -> LinuxSeccomp {
 fn stacked_profiles_answer_as_separate_filters() {
     let mut random = Random(0x5eed_0001);
     let (mut compared, mut stacks) = (0, 0);
-    while stacks < 1500 {
+    while stacks < 400 {
         let count = usize::try_from(random.next() % 2).unwrap() + 2;
         let profiles: Vec<LinuxSeccomp> = (0..count).map(|_| random_profile(&mut random)).collect();
         // Contradictory entries are faults of a profile, and no profile then.
@@ -907,7 +907,7 @@ fn stacked_profiles_answer_as_separate_filters() {
             }
         }
     }
-    assert!(compared > 200_000, "{compared}");
+    assert!(compared > 50_000, "{compared}");
 }
 
 #[test]
