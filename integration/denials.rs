@@ -164,6 +164,46 @@ fn profiles_that_leave_nothing_to_watch() {
     assert!(explained(&bundle, &[]).ok().stderr.contains("kernel's log"));
 }
 
+/// Whoever `run` waits for, the calls are answered: hooks inside, which the late filter binds, hooks outside, while which
+/// the program runs already, and the maps of a user namespace.
+#[test]
+fn calls_are_answered_while_hooks_run() {
+    orlop_only!("a flag of orlop");
+    for no_new_privileges in [true, false] {
+        for user in [true, false] {
+            let bundle = Bundle::new()
+                .set("/process/noNewPrivileges", no_new_privileges)
+                .set("/linux/seccomp", deny_list(&["keyctl", "personality"], 71))
+                .set("/hooks/startContainer", json!([{"path": "/probe", "args": ["/probe", "syscall", "250", "0"]}]))
+                .set("/hooks/poststart", json!([{"path": "/bin/sleep", "args": ["sleep", "0.2"]}]))
+                .args(["/probe", "syscall", "135", "8"]);
+            let bundle = if user { bundle.userns(0, 100_000, 65_536) } else { bundle };
+            let out = explained(&bundle, &[]).ok();
+            let told = denials(&out.stderr);
+            assert_eq!(told.len(), 2, "{out}");
+            assert!(told[0].contains("keyctl(") && told[1].contains("personality(persona=0x8"), "{out}");
+        }
+    }
+}
+
+/// Many processes at once, and processes that are killed while their call waits.
+#[test]
+fn many_processes_are_answered() {
+    orlop_only!("a flag of orlop");
+    let Ok(rootfs) = crate::examples::busybox() else { crate::skip!("no busybox") };
+    let bundle = Bundle::new();
+    crate::examples::copy(rootfs, &bundle);
+    let script = "n() { i=0; while [ $i -lt 25 ]; do mount -t tmpfs none /tmp 2>/dev/null && echo bad; i=$((i+1)); \
+        timeout -s KILL 0.01 unshare -U sleep 1; done; }; n & n & n & n & wait; echo end";
+    let bundle = bundle
+        .set("/linux/seccomp", deny_list(&["keyctl", "unshare", "mount"], 1))
+        .set("/process/env", json!(["PATH=/bin"]))
+        .args(["/bin/sh", "-c", script]);
+    let out = explained(&bundle, &[]).ok();
+    assert_eq!(out.stdout, "end\n", "{out}");
+    assert_eq!(denials(&out.stderr).len(), 2, "{out}");
+}
+
 fn record(bundle: &Bundle, options: &[&str]) -> (Output, Value) {
     bundle.write_config();
     let file = bundle.dir.join("recorded");
