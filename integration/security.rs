@@ -583,7 +583,7 @@ fn c11_cve_2019_5736_a_descriptor_of_the_binary_stays_read_only_when_nobody_runs
     use std::os::fd::AsRawFd;
     let bundle = Bundle::new().args(["/probe", "wait"]);
     let program = bundle.dir.join("runtime");
-    fs::copy(crate::harness::runtime::program(), &program).unwrap();
+    crate::harness::runtime::copy_program(&crate::harness::runtime::program(), &program);
     bundle.write_config();
     let (root, dir, pid_file) = (bundle.state_root(), bundle.dir.to_str().unwrap(), bundle.pid_file());
     let create =

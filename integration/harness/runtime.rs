@@ -314,7 +314,7 @@ pub fn base() -> &'static Path {
         fs::create_dir(&base).unwrap();
         // Mapped users of a user namespace have to get to the rootfs below.
         fs::set_permissions(&base, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        fs::copy(env!("CARGO_BIN_EXE_probe"), base.join("probe")).unwrap();
+        copy_program(Path::new(env!("CARGO_BIN_EXE_probe")), &base.join("probe"));
         // SAFETY: registers a function that takes nothing and may run at exit.
         unsafe { libc::atexit(remove_base) };
         base
@@ -323,4 +323,11 @@ pub fn base() -> &'static Path {
 
 extern "C" fn remove_base() {
     drop(fs::remove_dir_all(std::env::temp_dir().join(run_name())));
+}
+
+/// Copies a program that is to be executed. Another process does it: a descriptor for writing in this one would be
+/// inherited by whatever the other tests fork meanwhile, and make execve fail with ETXTBSY.
+pub fn copy_program(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg(from).arg(to).status().unwrap();
+    assert!(copied.success(), "cp {from:?} {to:?}: {copied}");
 }

@@ -4,10 +4,11 @@
 use std::ffi::OsString;
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::cli::{Format, Ps};
 use crate::command::print;
+use crate::error::ResultExt;
 use crate::kernel::cgroup::Existing;
 use crate::kernel::procfs::Proc;
 use crate::state::{Root, State};
@@ -52,7 +53,10 @@ fn without_cgroup(state: &State) -> Result<Vec<i32>> {
 fn rows(pids: &[i32], options: &[OsString]) -> Result<String> {
     let default = [OsString::from("-ef")];
     let options = if options.is_empty() { &default } else { options };
-    let output = Command::new("ps").args(options).output().context("run ps(1)")?;
+    let output = Command::new("ps").args(options).output();
+    let output = output
+        .map_err(|e| anyhow!("ps(1): {}", crate::sys::describe_io(&e)))
+        .hint("the table is ps(1)'s, of the package procps; --format json needs no other program")?;
     if !output.status.success() {
         bail!("ps(1): {}", String::from_utf8_lossy(&output.stderr).trim_end());
     }
