@@ -351,6 +351,9 @@ pub struct SeccompResolve {
 pub struct SeccompExplain {
     #[command(flatten)]
     pub profile: SeccompProfile,
+    /// A profile in FILE that holds beside it and is loaded before it; may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub stack: Vec<PathBuf>,
     /// The system call, by name or number
     #[arg(long, value_name = "CALL", allow_hyphen_values = true)]
     pub syscall: Option<String>,
