@@ -12,6 +12,7 @@ pub mod list;
 pub mod plan;
 pub mod policy;
 pub mod ps;
+pub mod record;
 pub mod run;
 pub mod seccomp;
 pub mod spec;
