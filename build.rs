@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Leaves the tables for unwinding out of the release binary, a tenth of it: it aborts on a panic (`panic = "abort"`), and
+//! nothing else reads them. Tests do unwind, so this is for the one binary in the one profile.
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=release.ld");
+    if std::env::var("PROFILE").as_deref() == Ok("release") {
+        let script = format!("{}/release.ld", std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default());
+        for argument in ["--icf=all", "--no-eh-frame-hdr", &format!("--script={script}")] {
+            println!("cargo::rustc-link-arg-bin=orlop=-Wl,{argument}");
+        }
+    }
+}
