@@ -13,7 +13,7 @@ fn examples() -> PathBuf {
 }
 
 /// One root filesystem of busybox, made as the examples make it, or why there is none.
-fn busybox() -> &'static Result<PathBuf, String> {
+pub fn busybox() -> &'static Result<PathBuf, String> {
     static ROOTFS: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     ROOTFS.get_or_init(|| {
         let dir = runtime::base().join("busybox");
@@ -22,15 +22,19 @@ fn busybox() -> &'static Result<PathBuf, String> {
     })
 }
 
+/// A copy of directories and links, with the programs themselves shared.
+pub fn copy(rootfs: &Path, bundle: &Bundle) {
+    let copy =
+        Command::new("cp").args(["-a", "-l"]).arg(format!("{}/.", rootfs.display())).arg(bundle.rootfs()).output();
+    assert!(copy.unwrap().status.success());
+}
+
 /// Runs an example as it is, on busybox.
 fn run(name: &str) -> Option<(Bundle, Output)> {
     let rootfs = busybox().as_ref().ok()?;
     let text = fs::read_to_string(examples().join(name).join("config.json")).unwrap();
     let bundle = Bundle::new().with_config(&text);
-    // A copy of directories and links, with the programs themselves shared.
-    let copy =
-        Command::new("cp").args(["-a", "-l"]).arg(format!("{}/.", rootfs.display())).arg(bundle.rootfs()).output();
-    assert!(copy.unwrap().status.success());
+    copy(rootfs, &bundle);
     // crun 1.8 knows no version after 1.0.
     let bundle = if flavor() == Flavor::Crun { bundle.set("/ociVersion", "1.0.2") } else { bundle };
     let out = bundle.call_new("run", &[]).output().ok();
@@ -119,7 +123,7 @@ fn hooks() {
 #[test]
 fn every_example_has_a_readme_and_is_in_this_file() {
     let own = include_str!("examples.rs");
-    for entry in fs::read_dir(examples()).unwrap().flatten().filter(|e| e.path().is_dir()) {
+    for entry in fs::read_dir(examples()).unwrap().flatten().filter(|e| e.path().join("config.json").exists()) {
         let name = entry.file_name().to_string_lossy().into_owned();
         assert!(entry.path().join("README.md").exists(), "{name}");
         assert!(own.contains(&format!("example!(\"{name}\")")), "{name} is not run here");

@@ -299,6 +299,10 @@ fn left(bundle: &Bundle, patience: Duration) -> Vec<String> {
     }
 }
 
+/// How long what is to vanish by itself may take: the exit of a process waits for locks that all namespaces of a busy
+/// machine share.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// The processes of the container.
 fn marked(bundle: &Bundle) -> Vec<i32> {
     let marked = crate::harness::host::processes_marked(&format!("ORLOP_IT={}", bundle.id));
@@ -331,7 +335,7 @@ fn disturb(subject: Subject, bundle: &Bundle, at: Point, fault: Fault, thorough:
     let makes = matches!(subject, Subject::Create | Subject::Run);
     if makes && killed && !bundle.state_root().join(&bundle.id).join("state.json").exists() {
         // The death of the runtime kills init without anyone's help.
-        let end = Instant::now() + Duration::from_secs(2);
+        let end = Instant::now() + PATIENCE;
         while !marked(bundle).is_empty() && Instant::now() < end {
             resume(bundle);
             thread::sleep(Duration::from_millis(2));
@@ -339,7 +343,7 @@ fn disturb(subject: Subject, bundle: &Bundle, at: Point, fault: Fault, thorough:
         wrong.extend(marked(bundle).into_iter().map(|pid| format!("outlives the runtime: {pid}")));
     }
     if makes && !killed && !run.succeeded() {
-        wrong.extend(left(bundle, Duration::from_secs(2)).into_iter().map(|l| format!("left by itself: {l}")));
+        wrong.extend(left(bundle, PATIENCE).into_iter().map(|l| format!("left by itself: {l}")));
         if bundle.pid_file().exists() {
             wrong.push("left by itself: the pid file".into());
         }
@@ -348,7 +352,7 @@ fn disturb(subject: Subject, bundle: &Bundle, at: Point, fault: Fault, thorough:
         wrong.push("(it succeeded)".into());
     }
     if run.succeeded() && subject == Subject::Delete {
-        wrong.extend(left(bundle, Duration::from_secs(2)).into_iter().map(|l| format!("left by success: {l}")));
+        wrong.extend(left(bundle, PATIENCE).into_iter().map(|l| format!("left by success: {l}")));
     }
     if run.succeeded() && matches!(fault, Fault::Error(_)) {
         // A failure that was passed over must not have cost the container anything.

@@ -10,9 +10,12 @@
     reason = "a test fails by panicking, works on its own directories and is not a container"
 )]
 
+mod audit;
 mod bundles;
 mod capabilities;
 mod cgroup;
+mod check;
+mod denials;
 mod devices;
 mod errors;
 mod examples;
@@ -39,6 +42,7 @@ mod seccomp;
 mod seccomp_tools;
 mod security;
 mod specs;
+mod stack;
 mod trace;
 mod tty;
 mod userns;

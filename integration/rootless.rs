@@ -531,3 +531,31 @@ fn a_container_in_a_container() {
     drop(fs::remove_dir_all(made));
     chown(&rootfs, Some(0), Some(0)).unwrap();
 }
+
+#[test]
+fn check_and_audit_serve_an_ordinary_user() {
+    orlop_only!("is called as an ordinary user here");
+    let tess = Tess::own().change(|b| b.args(["/probe", "wait"]));
+    let dir = tess.bundle.dir.to_str().unwrap();
+    let out = tess.call(&["check", dir]).output().ok();
+    assert_eq!(out.stdout, "0 errors, 0 warnings\n", "{out}");
+    tess.new_container("create", &[]).output().ok();
+    tess.call(&["start", &tess.bundle.id]).output().ok();
+    let running = || tess.call(&["state", &tess.bundle.id]).output().json()["status"] == "running";
+    crate::harness::eventually("the program runs", running);
+    let out = tess.call(&["audit", &tess.bundle.id]).output().ok();
+    assert!(out.stdout.contains(": no drift, "), "{out}");
+    tess.call(&["delete", "--force", &tess.bundle.id]).output().ok();
+}
+
+#[test]
+fn check_names_ids_that_the_user_may_not_map() {
+    needs_newuidmap!();
+    let tess = Tess::new(&json!([range(0, TESS, 1), range(1, 999, 10)]));
+    let out = tess.call(&["check", tess.bundle.dir.to_str().unwrap()]).output();
+    assert_eq!(out.code(), 1, "{out}");
+    for field in ["linux.uidMappings[1]: 999 to 1008", "linux.gidMappings[1]: 999 to 1008"] {
+        assert!(out.stdout.contains(field), "{field}: {out}");
+    }
+    assert!(out.stdout.ends_with("2 errors, 0 warnings\n"), "{out}");
+}

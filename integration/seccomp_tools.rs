@@ -80,6 +80,28 @@ fn explain_answers_for_the_calls_of_issue_3() {
 }
 
 #[test]
+fn explain_tells_which_of_stacked_profiles_decides() {
+    orlop_only!("a command of orlop");
+    let bundle = place();
+    let own = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+        {"names": ["keyctl", "read"], "action": "SCMP_ACT_ERRNO", "errnoRet": 71}]});
+    let own = file(&bundle, "own", &own);
+    for (name, verdict, by) in [
+        // Of two errors the one of the profile that is loaded last.
+        ("keyctl", "ERRNO(EPERM)", DOCKER),
+        ("read", "ERRNO(EPROTO)", &own),
+        ("write", "ALLOW", DOCKER),
+    ] {
+        let answer = call(&bundle, &["explain", "-p", DOCKER, "--stack", &own, "-f", "json", name]).json();
+        assert_eq!((&answer["verdict"], &answer["profile"]), (&json!(verdict), &json!(by)), "{answer}");
+        assert_eq!(answer["stack"].as_array().unwrap().len(), 2);
+        let text = call(&bundle, &["explain", "-p", DOCKER, "--stack", &own, name]).ok().stdout;
+        assert!(text.starts_with(&format!("together:   {verdict}, by {by}\n")), "{text}");
+        assert_eq!(text.matches("decided by:").count(), 2, "{text}");
+    }
+}
+
+#[test]
 fn questions_that_make_no_sense_are_refused() {
     orlop_only!("a command of orlop");
     let bundle = place();

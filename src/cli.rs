@@ -88,6 +88,10 @@ pub enum Command {
     Features,
     /// Print what create would do as JSON, and do nothing
     Plan(PlanArgs),
+    /// Print every fault and warning of a bundle on this host, and do nothing; the exit status is 1 if there are faults
+    Check(CheckArgs),
+    /// Compare a container with what was asked for; the exit status is 2 if it has drifted
+    Audit(AuditArgs),
     /// Explain, compile, check and compare seccomp profiles
     #[command(subcommand)]
     Seccomp(Seccomp),
@@ -223,6 +227,12 @@ pub struct Run {
     /// Do not become the parent of orphaned processes of the container
     #[arg(long)]
     pub no_subreaper: bool,
+    /// Tell of each system call that the seccomp profile refuses: who made it, what decided, what would allow it
+    #[arg(long)]
+    pub explain_denials: bool,
+    /// Append that to FILE instead of stderr
+    #[arg(long, value_name = "FILE", requires = "explain_denials")]
+    pub denials_log: Option<PathBuf>,
     #[command(flatten)]
     pub create: Create,
 }
@@ -310,6 +320,33 @@ pub struct PlanArgs {
     pub id: String,
 }
 
+/// `check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// The bundle: a directory with config.json [default: the current directory]
+    #[arg(long, short, value_name = "DIR")]
+    pub bundle: Option<PathBuf>,
+    /// Take warnings for faults
+    #[arg(long)]
+    pub strict: bool,
+    /// Output format
+    #[arg(long, short, value_name = "FORMAT", value_enum, default_value_t)]
+    pub format: TextFormat,
+    /// The bundle, unless --bundle names it
+    #[arg(value_name = "BUNDLE")]
+    pub directory: Option<PathBuf>,
+}
+
+/// `audit`.
+#[derive(Debug, Args)]
+pub struct AuditArgs {
+    /// Output format
+    #[arg(long, short, value_name = "FORMAT", value_enum, default_value_t)]
+    pub format: TextFormat,
+    #[command(flatten)]
+    pub id: Id,
+}
+
 /// `policy`.
 #[derive(Debug, Subcommand)]
 pub enum Policy {
@@ -378,6 +415,8 @@ pub enum Seccomp {
     Lint(SeccompLint),
     /// Print one call for each way in which two profiles differ; the exit status is 1 if they do, 2 if that is unknown
     Diff(SeccompDiff),
+    /// Run a bundle and write the least profile with which it runs
+    Record(SeccompRecord),
 }
 
 /// Which profile `seccomp` reads.
@@ -409,6 +448,9 @@ pub struct SeccompResolve {
 pub struct SeccompExplain {
     #[command(flatten)]
     pub profile: SeccompProfile,
+    /// A profile in FILE that holds beside it and is loaded before it; may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub stack: Vec<PathBuf>,
     /// The system call, by name or number
     #[arg(long, value_name = "CALL", allow_hyphen_values = true)]
     pub syscall: Option<String>,
@@ -477,7 +519,32 @@ pub struct SeccompDiff {
     pub format: TextFormat,
 }
 
-/// `--format` of most of `seccomp`.
+/// `seccomp record`.
+#[derive(Debug, Args)]
+pub struct SeccompRecord {
+    /// The bundle to run: a directory with config.json [default: the current directory]
+    #[arg(long, short, value_name = "DIR")]
+    pub bundle: Option<PathBuf>,
+    /// Where to write the profile
+    #[arg(long, short, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Add what an earlier recording, in FILE, has
+    #[arg(long, value_name = "FILE")]
+    pub merge: Option<PathBuf>,
+    /// Format of the profile: linux.seccomp of a config.json, or Docker's
+    #[arg(long, short, value_name = "FORMAT", value_enum, default_value_t)]
+    pub format: RecordFormat,
+}
+
+/// `--format` of `seccomp record`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum RecordFormat {
+    #[default]
+    Oci,
+    Docker,
+}
+
+/// `--format` of `check`, `audit` and most of `seccomp`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum TextFormat {
     #[default]
@@ -511,7 +578,7 @@ fn run(arguments: &[OsString]) -> Result<u8> {
     crate::sys::fd::sanitise_stdio()?;
     // Before anything is parsed, since the binary may execute itself and begin anew. A word that is not the command does
     // no harm.
-    if arguments.iter().skip(1).any(|word| ["create", "run", "exec"].iter().any(|command| word == command)) {
+    if arguments.iter().skip(1).any(|word| ["create", "run", "exec", "record"].iter().any(|command| word == command)) {
         crate::sealed::ensure(arguments)?;
     }
     let cli = match parse(arguments) {
@@ -573,7 +640,9 @@ fn run(arguments: &[OsString]) -> Result<u8> {
         Command::Spec(args) => command::spec::spec(&args),
         Command::Features => command::features::features(),
         Command::Plan(args) => command::plan::plan(&args, policy),
-        Command::Seccomp(args) => command::seccomp::seccomp(&args),
+        Command::Check(args) => command::check::check(&args),
+        Command::Audit(args) => command::audit::audit(&root, &args),
+        Command::Seccomp(args) => command::seccomp::seccomp(&root, &args, policy, tolerate_cgroups),
         Command::Policy(args) => command::policy::policy(&args, policy),
     }
 }

@@ -18,12 +18,15 @@ use crate::plan::problem::Problems;
 use crate::seccomp::arch::Arch;
 use crate::seccomp::docker::{self, Environment};
 
+pub mod examine;
+mod position;
 mod shape;
+pub mod suggest;
 
 /// The version of the runtime specification that orlop implements.
 pub const OCI_VERSION: &str = "1.3.0";
 /// A config larger than this is refused.
-const SIZE_LIMIT: u64 = 16 << 20;
+pub const SIZE_LIMIT: u64 = 16 << 20;
 
 /// A config as it was read.
 #[derive(Debug)]

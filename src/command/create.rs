@@ -13,19 +13,31 @@ use crate::kernel::signal::Interrupts;
 use crate::lease;
 use crate::plan::{Plan, Request};
 use crate::process::create::{Console, Created, Wishes};
+use crate::process::watch::Watcher;
 use crate::spec::{self, Config};
 use crate::state::{Root, check_id};
 
 /// Creates a container and leaves it in the state `created`.
 pub fn create(root: &Root, args: &Create, tolerate_cgroups: Option<bool>) -> Result<u8> {
-    make(root, args, true, tolerate_cgroups, &Interrupts::block()?).map(|_| 0)
+    let attended = Attended { detached: true, watch: &|_, _, _| Ok(None) };
+    make(root, args, &attended, tolerate_cgroups, &Interrupts::block()?).map(|_| 0)
 }
 
-/// Creates a container; `detached`: nobody stays to relay its terminal. `tolerate_cgroups`: see [`Request`].
+/// Puts a watched filter in the place of a plan's and gives its watcher.
+pub type Watch<'a> = dyn Fn(&mut Plan, &Config, &Request) -> Result<Option<Watcher>> + 'a;
+
+/// Who stays with a container.
+pub struct Attended<'a> {
+    /// Nobody stays to relay its terminal.
+    pub detached: bool,
+    pub watch: &'a Watch<'a>,
+}
+
+/// Creates a container. `tolerate_cgroups`: see [`Request`].
 pub fn make(
     root: &Root,
     args: &Create,
-    detached: bool,
+    attended: &Attended<'_>,
     tolerate_cgroups: Option<bool>,
     interrupts: &Interrupts,
 ) -> Result<Created> {
@@ -49,10 +61,10 @@ pub fn make(
             extra_seccomp: governed.stack.clone(),
         };
         if let Some(size) = lease {
-            return with_lease(root, args, detached, &request, &host, &governed, size, interrupts);
+            return with_lease(root, args, attended, &request, &host, &governed, size, interrupts);
         }
         let config = &governed.config;
-        let (plan, wishes) = prepare(args, &request, config, &host, detached)?;
+        let (plan, wishes) = prepare(args, &request, config, &host, attended)?;
         let reserved = root.create(id)?;
         keep(&reserved.0, governed.record.as_ref()).inspect_err(|_| {
             // The directory is all there is; the error that is reported is the one that matters.
@@ -64,9 +76,16 @@ pub fn make(
 }
 
 /// Everything that is checked before anything is made.
-fn prepare(args: &Create, request: &Request, config: &Config, host: &Host, detached: bool) -> Result<(Plan, Wishes)> {
-    let plan = make_plan(config, host, request)?;
-    let wishes = wishes(&plan, &args.receivers, detached)?;
+fn prepare(
+    args: &Create,
+    request: &Request,
+    config: &Config,
+    host: &Host,
+    attended: &Attended<'_>,
+) -> Result<(Plan, Wishes)> {
+    let mut plan = make_plan(config, host, request)?;
+    let mut wishes = wishes(&plan, &args.receivers, attended.detached)?;
+    wishes.watcher = (attended.watch)(&mut plan, config, request)?;
     Ok((plan, wishes))
 }
 
@@ -76,7 +95,7 @@ fn prepare(args: &Create, request: &Request, config: &Config, host: &Host, detac
 fn with_lease(
     root: &Root,
     args: &Create,
-    detached: bool,
+    attended: &Attended<'_>,
     request: &Request,
     host: &Host,
     governed: &Governed,
@@ -94,7 +113,7 @@ fn with_lease(
         let lease = lease::take(root, &dir, size).context("--userns=auto")?;
         let config = spec::parse(lease::add_to(&config.bytes, &lease)?)?;
         keep(&dir, governed.record.as_ref())?;
-        let (plan, wishes) = prepare(args, request, &config, host, detached)?;
+        let (plan, wishes) = prepare(args, request, &config, host, attended)?;
         Ok((config, plan, wishes))
     };
     let (config, plan, wishes) = prepared().inspect_err(|_| {
@@ -127,7 +146,7 @@ pub fn wishes(plan: &Plan, args: &Receivers, detached: bool) -> Result<Wishes> {
         None => None,
     };
     let pid_file = args.pid_file.as_deref().map(std::path::absolute).transpose().context("--pid-file")?;
-    Ok(Wishes { console, pidfd_socket, pid_file })
+    Ok(Wishes { console, pidfd_socket, pid_file, watcher: None })
 }
 
 /// Whether the descriptors of `--preserve-fds` are there. To be called before this process opens anything that lasts: what

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One short file for each command: load, plan, act, print. Each returns the exit status.
 
+pub mod audit;
+pub mod check;
 pub mod create;
 pub mod delete;
 pub mod exec;
@@ -10,6 +12,7 @@ pub mod list;
 pub mod plan;
 pub mod policy;
 pub mod ps;
+pub mod record;
 pub mod run;
 pub mod seccomp;
 pub mod spec;

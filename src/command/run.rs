@@ -1,30 +1,52 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `orlop run`: create, start, and in the foreground wait, passing signals and the terminal on.
 
+use std::fs::{File, OpenOptions};
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
+use oci_spec::runtime::LinuxSeccomp;
 
 use crate::cli::Run;
-use crate::command::create::make;
+use crate::command::create::{Attended, Watch, make};
+use crate::error::ResultExt;
 use crate::kernel::procfs::Proc;
 use crate::kernel::signal::Interrupts;
+use crate::plan::{Plan, Request};
 use crate::process::create::Created;
 use crate::process::destroy::{destroy, kill_and_wait};
 use crate::process::foreground;
 use crate::process::start;
+use crate::process::watch::{Task, Watcher};
+use crate::seccomp::arch::Arch;
+use crate::seccomp::denials::{Stack, Watched};
+use crate::spec::Config;
 use crate::state::Root;
+use crate::sys::fd::stdio;
 use crate::sys::process::set_child_subreaper;
 
 /// Runs a container. In the foreground the exit status is the program's, or 128 + the number of the signal that killed
 /// it, and the container is deleted afterwards unless `--keep`.
 pub fn run(root: &Root, args: &Run, tolerate_cgroups: Option<bool>) -> Result<u8> {
+    let watch = |plan: &mut Plan, config: &Config, request: &Request| explain(args, plan, config, request);
+    run_watched(root, args, tolerate_cgroups, &watch).map(|(status, _)| status)
+}
+
+/// [`run`], with what has watched it.
+pub fn run_watched(
+    root: &Root,
+    args: &Run,
+    tolerate_cgroups: Option<bool>,
+    watch: &Watch<'_>,
+) -> Result<(u8, Option<Watcher>)> {
     let id = args.create.id.id.as_str();
     if !args.detach && !args.no_subreaper {
         set_child_subreaper()?;
     }
     let interrupts = Interrupts::block()?;
-    let created = make(root, &args.create, args.detach, tolerate_cgroups, &interrupts)?;
+    let attended = Attended { detached: args.detach, watch };
+    let created = make(root, &args.create, &attended, tolerate_cgroups, &interrupts)?;
     let ran = finish(args, &created, &interrupts);
     if ran.is_err() {
         // The program never ran, or nobody would wait for it: nothing is left of the container.
@@ -37,7 +59,48 @@ pub fn run(root: &Root, args: &Run, tolerate_cgroups: Option<bool>) -> Result<u8
             drop(std::fs::remove_file(path));
         }
     }
-    ran.with_context(|| format!("run {id}"))
+    if let Some(watcher) = created.watcher.as_ref().filter(|_| !args.detach || ran.is_err()) {
+        watcher.finish();
+    }
+    Ok((ran.with_context(|| format!("run {id}"))?, created.watcher))
+}
+
+/// `--explain-denials`.
+fn explain(args: &Run, plan: &mut Plan, config: &Config, request: &Request) -> Result<Option<Watcher>> {
+    if !args.explain_denials {
+        return Ok(None);
+    }
+    if args.detach && args.denials_log.is_none() {
+        let refused: Result<_> = Err(anyhow!("--explain-denials of a detached container needs --denials-log FILE"));
+        return refused.hint("nobody reads its standard error when this command has returned");
+    }
+    refuse_ordinary_user(plan).context("--explain-denials")?;
+    let Some(compiled) = &plan.seccomp else {
+        crate::log::warn("--explain-denials: there is no seccomp profile that could deny a call");
+        return Ok(None);
+    };
+    let watched = Watched::new(compiled, false).map_err(|e| anyhow!("--explain-denials: {e}"))?;
+    if !watched.filter.notifies {
+        crate::log::warn("--explain-denials: the profile has no SCMP_ACT_ERRNO; the kernel's log has what it kills");
+        return Ok(None);
+    }
+    let section = config.spec.linux.as_ref().and_then(|linux| linux.seccomp().as_ref());
+    let profiles: Vec<&LinuxSeccomp> = request.extra_seccomp.iter().chain(section).collect();
+    let stack = Stack::new(Arch::NATIVE, &profiles).context("--explain-denials: the profile does not compile")?;
+    let output = match &args.denials_log {
+        Some(path) => {
+            let opened = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+            opened.with_context(|| format!("--denials-log {path:?}"))?
+        }
+        None => File::from(stdio(2).try_clone_to_owned().context("standard error")?),
+    };
+    plan.seccomp = Some(watched.filter.clone());
+    Ok(Some(Watcher::new(watched, Task::Explain { stack, output })))
+}
+
+/// pidfd_getfd(2) takes the listener out of a process that is not dumpable, which only root may do.
+pub fn refuse_ordinary_user(plan: &Plan) -> Result<()> {
+    if plan.ordinary_user { Err(anyhow!("needs root, to answer for a filter of the container")) } else { Ok(()) }
 }
 
 /// Removes the container, unless a `delete --force` has: its cgroups may be those of a new one with the same id.
@@ -54,7 +117,7 @@ fn finish(args: &Run, created: &Created, interrupts: &Interrupts) -> Result<u8> 
     let lock = created.dir.lock()?;
     // Signals are collected from here on: none may kill this process between start and the wait.
     let signals = foreground::Signals::block(!args.detach)?;
-    start::start(&created.dir, &created.state, &proc, Some(interrupts))?;
+    start::start(&created.dir, &created.state, &proc, Some(interrupts), created.watcher.as_ref())?;
     drop(lock);
     if args.detach {
         return Ok(0);

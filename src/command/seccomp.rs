@@ -25,13 +25,15 @@ use crate::seccomp::explain::{self, Explanation};
 use crate::seccomp::policy::{Action, Bound, Reason};
 use crate::seccomp::{self, Examined, cells, lint, listing, words};
 use crate::spec;
+use crate::state::Root;
 
 /// Answers questions about profiles, without a container.
-pub fn seccomp(command: &Seccomp) -> Result<u8> {
+pub fn seccomp(root: &Root, command: &Seccomp, policy: Option<&Path>, tolerate_cgroups: Option<bool>) -> Result<u8> {
     match command {
         Seccomp::Explain(args) => explain(args).context("seccomp explain"),
         Seccomp::Compile(args) => compile(args).context("seccomp compile"),
         Seccomp::Lint(args) => lint(args).context("seccomp lint"),
+        Seccomp::Record(args) => super::record::record(root, args, policy, tolerate_cgroups).context("seccomp record"),
         // As diff(1), which keeps 1 for "they differ".
         Seccomp::Diff(args) => diff(args).context("seccomp diff").or_else(|e| {
             report(&e);
@@ -190,7 +192,7 @@ impl Source {
 }
 
 /// What profiles in Docker's format are resolved for.
-fn environment(resolve: &SeccompResolve, bundle: Option<&Path>, arch: Arch) -> Result<Environment> {
+pub(super) fn environment(resolve: &SeccompResolve, bundle: Option<&Path>, arch: Arch) -> Result<Environment> {
     let full = |name: &str| if name.starts_with("CAP_") { name.to_string() } else { format!("CAP_{name}") };
     let mut set = BTreeSet::new();
     for name in &resolve.cap {
@@ -237,14 +239,54 @@ fn explain(args: &SeccompExplain) -> Result<u8> {
     let given = words.chain(&args.arg).chain(&args.args).map(String::as_str);
     let values = words::arguments(name, given).map_err(|e| anyhow!(e))?;
 
-    let mut problems = Problems::default();
-    let source = Source::load(&args.profile, arch.kernel(), &mut problems)?;
-    let examined = source.examine(arch.kernel(), &mut problems)?;
-    let explanation = explain::explain(&examined, arch, number, values)
-        .ok_or_else(|| anyhow!("the compiled program does not answer, a bug"))?;
+    let kernel = arch.kernel();
+    let bundle = args.profile.bundle.as_deref().map(|dir| bundle(Some(dir))).transpose()?;
+    let mut explained: Vec<(Source, Explanation)> = Vec::new();
+    let files = args.stack.iter().map(Some).chain([None]);
+    for file in files {
+        let mut problems = Problems::default();
+        let source = match file {
+            Some(file) => Source::from_file(file, bundle.as_deref(), &args.profile.resolve, kernel, &mut problems)?,
+            None => Source::load(&args.profile, kernel, &mut problems)?,
+        };
+        let examined = source.examine(kernel, &mut problems)?;
+        let explanation = explain::explain(&examined, arch, number, values)
+            .ok_or_else(|| anyhow!("the compiled program does not answer, a bug"))?;
+        explained.push((source, explanation));
+    }
+    if let [(source, explanation)] = explained.as_slice() {
+        match args.format {
+            TextFormat::Text => print(explanation_text(source, explanation).trim_end()),
+            TextFormat::Json => print_json(&explanation_json(source, explanation))?,
+        }
+        return Ok(0);
+    }
+    // As the kernel: from the newest on, and an older one only if it is stricter.
+    let deciding =
+        explained.iter().rev().reduce(|newer, older| if older.1.action.beats(newer.1.action) { older } else { newer });
+    let (source, explanation) = deciding.context("no profile")?;
     match args.format {
-        TextFormat::Text => print(explanation_text(&source, &explanation).trim_end()),
-        TextFormat::Json => print_json(&explanation_json(&source, &explanation))?,
+        TextFormat::Text => {
+            print(&format!("together:   {}, by {}", explanation.action.text(), source.name));
+            for (source, explanation) in &explained {
+                print(&format!("\n{}:\n{}", source.name, explanation_text(source, explanation).trim_end()));
+            }
+        }
+        TextFormat::Json => {
+            let rows = explained.iter().map(|(source, explanation)| {
+                let mut row = explanation_json(source, explanation);
+                if let Some(members) = row.as_object_mut() {
+                    members.insert("profile".into(), json!(source.name));
+                }
+                row
+            });
+            print_json(&json!({
+                "verdict": explanation.action.text(),
+                "profile": source.name,
+                "decidedBy": source.reason(explanation.reason),
+                "stack": rows.collect::<Vec<_>>(),
+            }))?;
+        }
     }
     Ok(0)
 }

@@ -12,7 +12,7 @@ pub fn start(root: &Root, id: &str) -> Result<u8> {
     let started = || -> Result<()> {
         let (dir, _lock) = start::open_locked(root, id)?;
         let state = dir.complete_state()?;
-        start::start(&dir, &state, &Proc::open()?, None)
+        start::start(&dir, &state, &Proc::open()?, None, None)
     };
     started().with_context(|| format!("start {id}"))?;
     Ok(0)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Effects, one file for each of the kernel's nouns: small functions that take plan data and make system calls.
 
+pub mod audit;
 pub mod capability;
 pub mod cgroup;
 pub mod console;
@@ -15,6 +16,7 @@ pub mod mount;
 pub mod namespace;
 pub mod path;
 pub mod procfs;
+pub mod program;
 pub mod rootfs;
 pub mod scheduling;
 pub mod seccomp;

@@ -26,6 +26,7 @@ const LOOKS: u64 = 200_000_000;
 
 /// Loads the filter into the calling process. Without no_new_privs this needs CAP_SYS_ADMIN in the user namespace.
 pub fn load(filter: &Compiled) -> Result<()> {
+    load_before(filter)?;
     load_with(filter, |flags| set_mode_filter(&filter.program, flags))
 }
 
@@ -33,6 +34,7 @@ pub fn load(filter: &Compiled) -> Result<()> {
 /// may be one that the filter stops until the supervisor answers. The listener has the lowest free number, which the
 /// runtime has been told; execve closes it here.
 pub fn load_and_wait(filter: &Compiled, taken: &SharedWord) -> Result<()> {
+    load_before(filter)?;
     let listener = load_with(filter, |flags| {
         // A process with one thread has nothing to synchronise, and the kernel takes the two flags together only with a
         // third.
@@ -50,6 +52,12 @@ pub fn load_and_wait(filter: &Compiled, taken: &SharedWord) -> Result<()> {
     bail!("linux.seccomp.listenerPath: nobody has taken the listener")
 }
 
+/// The filters below the one that may notify. They want no listener, so that not every flag is theirs.
+fn load_before(filter: &Compiled) -> Result<()> {
+    let listener = libc::c_ulong::from(FilterFlag::WaitKillableRecv.bit());
+    filter.before.iter().try_for_each(|program| load_with(filter, |flags| set_mode_filter(program, flags & !listener)))
+}
+
 fn load_with<T>(filter: &Compiled, load: impl Fn(libc::c_ulong) -> crate::sys::Result<T>) -> Result<T> {
     let bits = |flags: &[FilterFlag]| flags.iter().fold(0, |bits, flag| bits | libc::c_ulong::from(flag.bit()));
     let flags = bits(&filter.flags);
@@ -58,6 +66,13 @@ fn load_with<T>(filter: &Compiled, load: impl Fn(libc::c_ulong) -> crate::sys::R
         .or_else(|e| match e.errno {
             // SPEC_ALLOW is the default where the config names no flags, and newer than the rest (Linux 4.17).
             Errno::EINVAL if flags != without => load(without),
+            _ => Err(e),
+        })
+        .or_else(|e| match e.errno {
+            // The runtime's own wish, not the config's, and newer still (Linux 5.19).
+            Errno::EINVAL if filter.is_watched() => {
+                load(without & !libc::c_ulong::from(FilterFlag::WaitKillableRecv.bit()))
+            }
             _ => Err(e),
         })
         .hint_if(Errno::EINVAL, "the kernel lacks CONFIG_SECCOMP_FILTER or one of linux.seccomp.flags")
@@ -103,7 +118,8 @@ impl Supervisor {
     }
 }
 
-fn take(pidfd: BorrowedFd<'_>, fd: i32) -> Result<OwnedFd> {
+/// Descriptor number `fd` of the process behind `pidfd`, as soon as it is there.
+pub fn take(pidfd: BorrowedFd<'_>, fd: i32) -> Result<OwnedFd> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         match pidfd_getfd(pidfd.as_fd(), fd) {

@@ -198,11 +198,8 @@ fn name(member: &str, value: &Option<String>, namespaces: &Namespaces, problems:
 }
 
 fn seccomp_section(linux: &Linux, extra: &[LinuxSeccomp], problems: &mut Problems) -> Option<seccomp::Compiled> {
-    if !extra.is_empty() {
-        problems.error("linux.seccomp", "stacked profiles are not carried out by this version of orlop");
-        return None;
-    }
-    seccomp::compile(linux.seccomp().as_ref()?, problems)
+    let profiles: Vec<&LinuxSeccomp> = extra.iter().chain(linux.seccomp()).collect();
+    seccomp::compile_stacked(&profiles, problems)
 }
 
 /// Fields that this version knows and does not carry out. Ignoring one would leave a container less confined, or less

@@ -41,6 +41,11 @@ impl Kind {
         }
     }
 
+    /// The kind with this flag.
+    pub fn of_flag(flag: libc::c_int) -> Option<Self> {
+        KINDS.into_iter().find(|kind| kind.flag() == flag)
+    }
+
     /// Its name in config.json.
     pub fn name(self) -> &'static str {
         match self {

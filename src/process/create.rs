@@ -26,6 +26,7 @@ use crate::process::channel::{Channel, Message, pair};
 use crate::process::destroy;
 use crate::process::init::{self, Inherited};
 use crate::process::step::Progress;
+use crate::process::watch::Watcher;
 use crate::seccomp::Listener;
 use crate::state::{Intent, Lock, START_SOCKET, State, StateDir, Status, hook_state};
 use crate::sys::call;
@@ -49,6 +50,8 @@ pub struct Wishes {
     /// A connection that gets a pidfd of init (`--pidfd-socket`).
     pub pidfd_socket: Option<OwnedFd>,
     pub pid_file: Option<PathBuf>,
+    /// Who answers for a filter that notifies and has no listener of its own.
+    pub watcher: Option<Watcher>,
 }
 
 /// A container in the state `created`.
@@ -59,6 +62,7 @@ pub struct Created {
     pub child: Child,
     /// The terminal's master, if it was to be kept.
     pub master: Option<OwnedFd>,
+    pub watcher: Option<Watcher>,
 }
 
 /// Makes the container whose id `dir` has reserved. On failure nothing is left: no process, cgroup, mount or file, and
@@ -72,14 +76,18 @@ pub fn create(
     interrupts: &Interrupts,
 ) -> Result<Created> {
     let mut undo = Undo::default();
-    let made = make(plan, host, config, (&dir, &lock), wishes, interrupts, &mut undo);
+    let made = make(plan, host, config, (&dir, &lock), &wishes, interrupts, &mut undo);
     match made {
         Ok((state, child, master)) => {
             drop(lock);
-            Ok(Created { dir, state, child, master })
+            Ok(Created { dir, state, child, master, watcher: wishes.watcher })
         }
         Err(e) => {
             undo.unwind(plan, &dir, interrupts);
+            if let Some(watcher) = &wishes.watcher {
+                // What the filter refused may be why.
+                watcher.finish();
+            }
             Err(e)
         }
     }
@@ -90,7 +98,7 @@ fn make(
     host: &Host,
     config: &[u8],
     (dir, lock): (&StateDir, &Lock),
-    wishes: Wishes,
+    wishes: &Wishes,
     interrupts: &Interrupts,
     undo: &mut Undo,
 ) -> Result<(State, Child, Option<OwnedFd>)> {
@@ -159,10 +167,10 @@ fn make(
         progress: &progress,
         supervisor: supervisor.filter(|_| !plan.process.no_new_privileges),
     };
-    let (master, limits) = parent.converse(&ours, &wishes, undo)?;
+    let (master, limits) = parent.converse(&ours, wishes, undo)?;
     let Some(child) = undo.child.as_ref() else { bail!("init is gone") };
     let state = parent.record(child, &limits, cgroups)?;
-    parent.hand_over(child, &wishes, &mut undo.pid_file)?;
+    parent.hand_over(child, wishes, &mut undo.pid_file)?;
     ours.send(&Message::Go).context("init died when it was ready")?;
     // Init closes the channel when the death of this process no longer kills it: not before may this process end.
     ours.receive()?;
@@ -301,7 +309,7 @@ impl Parent<'_> {
                         Console::None => {}
                     }
                 }
-                Message::Listener(number) => self.hand_over_listener(number, channel, undo)?,
+                Message::Listener(number) => self.hand_over_listener(number, channel, wishes.watcher.as_ref(), undo)?,
                 Message::MountsDone => {
                     undo.hooks_ran = true;
                     self.host_hooks(undo)?;
@@ -324,8 +332,17 @@ impl Parent<'_> {
         Ok(())
     }
 
-    fn hand_over_listener(&mut self, number: i32, channel: &Channel, undo: &Undo) -> Result<()> {
+    fn hand_over_listener(
+        &mut self,
+        number: i32,
+        channel: &Channel,
+        watcher: Option<&Watcher>,
+        undo: &Undo,
+    ) -> Result<()> {
         let Some(child) = &undo.child else { bail!("init is gone") };
+        if let Some(watcher) = watcher {
+            return watcher.take_listener(number, child.pid, child.pidfd.as_fd(), channel, self.progress.taken());
+        }
         let Some(listener) = self.plan.seccomp.as_ref().and_then(|s| s.listener.as_ref()) else {
             bail!("init announced a seccomp listener that is not in the plan")
         };

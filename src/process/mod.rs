@@ -11,3 +11,4 @@ pub mod init;
 pub mod start;
 pub mod step;
 pub mod tail;
+pub mod watch;

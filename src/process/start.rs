@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use nix::unistd::Pid;
 
 use crate::error::ResultExt;
 use crate::kernel::hook;
@@ -14,13 +15,20 @@ use crate::kernel::signal::Interrupts;
 use crate::process::channel::{Channel, Message};
 use crate::process::create::hand_over;
 use crate::process::destroy;
+use crate::process::watch::Watcher;
 use crate::state::{START_SOCKET, State, StateDir, Status, hook_state};
 use crate::sys::call;
 use crate::sys::memory::SharedWord;
 
 /// Starts the container's program and runs the poststart hooks. Returns when the program runs.
-/// With `interrupts` a signal ends the wait for it.
-pub fn start(dir: &StateDir, state: &State, proc: &Proc, interrupts: Option<&Interrupts>) -> Result<()> {
+/// With `interrupts` a signal ends the wait for it; `watcher` answers for its filter.
+pub fn start(
+    dir: &StateDir,
+    state: &State,
+    proc: &Proc,
+    interrupts: Option<&Interrupts>,
+    watcher: Option<&Watcher>,
+) -> Result<()> {
     match state.status(proc)? {
         Status::Created => {}
         Status::Running => bail!("cannot start an already running container"),
@@ -28,7 +36,7 @@ pub fn start(dir: &StateDir, state: &State, proc: &Proc, interrupts: Option<&Int
         Status::Stopped => bail!("cannot start a container that has stopped"),
         Status::Creating => bail!("cannot start a container that is being created"),
     }
-    release(dir, state, proc, interrupts)?;
+    release(dir, state, proc, interrupts, watcher)?;
     if state.poststart.is_empty() {
         return Ok(());
     }
@@ -41,7 +49,13 @@ pub fn start(dir: &StateDir, state: &State, proc: &Proc, interrupts: Option<&Int
     })
 }
 
-fn release(dir: &StateDir, state: &State, proc: &Proc, interrupts: Option<&Interrupts>) -> Result<()> {
+fn release(
+    dir: &StateDir,
+    state: &State,
+    proc: &Proc,
+    interrupts: Option<&Interrupts>,
+    watcher: Option<&Watcher>,
+) -> Result<()> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let socket =
         call!("socket(AF_UNIX, SOCK_SEQPACKET)" => socket(AddressFamily::Unix, SockType::SeqPacket, flags, None))?;
@@ -52,13 +66,19 @@ fn release(dir: &StateDir, state: &State, proc: &Proc, interrupts: Option<&Inter
         .context("start socket")?;
     let channel = Channel::from(socket);
     // Init may load a filter whose listener is to be handed on, and cannot say so afterwards.
-    let taken = state.listener.as_ref().map(|_| SharedWord::new_memfd()).transpose()?;
+    let hands_over = state.listener.is_some() || watcher.is_some();
+    let taken = hands_over.then(SharedWord::new_memfd).transpose()?;
     channel.send_with(&Message::Go, taken.as_ref().map(|(_, memfd)| memfd.as_fd())).context("init has died")?;
     loop {
         if let Some(interrupts) = interrupts {
             interrupts.wait_for([channel.fd()])?;
         }
         match (channel.receive()?, &state.listener, &taken) {
+            (Some((Message::Listener(number), _)), None, Some((word, _))) => {
+                let watcher = watcher.context("init announced a seccomp listener that nobody wants")?;
+                let found = proc.find(&state.init)?.context("init has died")?;
+                watcher.take_listener(number, Pid::from_raw(state.init.pid), found.pidfd.as_fd(), &channel, word)?;
+            }
             (Some((Message::Listener(number), _)), Some(listener), Some((word, _))) => {
                 let found = proc.find(&state.init)?.context("init has died")?;
                 let pid = state.init.pid;

@@ -38,6 +38,9 @@ pub fn emit(policy: &Policy) -> Result<BpfProgram, String> {
 /// The place of an instruction, counted from the end of the program. Execution goes from higher places to lower ones.
 type Place = usize;
 
+/// Emits what follows an action.
+type Leaf<'a> = dyn FnMut(&mut Reversed, Action) -> Result<Place, String> + 'a;
+
 /// A program that grows at its front: since BPF jumps only forward, an instruction's targets exist before it does.
 /// Equal instructions with equal targets are emitted once.
 #[derive(Default)]
@@ -140,19 +143,37 @@ impl Reversed {
     }
 
     fn decision(&mut self, decision: &Decision) -> Result<Place, String> {
-        match decision {
-            Decision::Fixed(action, _) => Ok(self.answer(*action)),
-            Decision::Rules(chain) => self.chain(chain),
-        }
+        self.leading_to(decision, &mut |code, action| Ok(code.answer(action)))
     }
 
-    fn chain(&mut self, chain: &Chain) -> Result<Place, String> {
-        let mut miss = self.answer(chain.otherwise);
-        for rule in chain.rules.iter().rev() {
-            let hit = self.answer(rule.action);
-            miss = self.conditions(&rule.conditions, chain.wide, hit, miss)?;
+    /// A decision that does not answer, but goes on at what `leaf` makes for each of its actions.
+    fn leading_to(&mut self, decision: &Decision, leaf: &mut Leaf<'_>) -> Result<Place, String> {
+        match decision {
+            Decision::Fixed(action, _) => leaf(self, *action),
+            Decision::Rules(chain) => {
+                // Once for each action; the code behind it may be long.
+                let mut places: Vec<(Action, Place)> = Vec::new();
+                let mut place = |code: &mut Self, action: Action| -> Result<Place, String> {
+                    if let Some((_, place)) = places.iter().find(|(known, _)| *known == action) {
+                        return Ok(*place);
+                    }
+                    let place = leaf(code, action)?;
+                    places.push((action, place));
+                    Ok(place)
+                };
+                let mut miss = place(self, chain.otherwise)?;
+                for rule in chain.rules.iter().rev() {
+                    let hit = place(self, rule.action)?;
+                    miss = self.conditions(&rule.conditions, chain.wide, hit, miss)?;
+                }
+                Ok(miss)
+            }
+            // Behind each answer of the older stands the newer whole, with what is less strict raised to it. Equal
+            // parts are emitted once.
+            Decision::Both(both) => self.leading_to(&both.0, &mut |code, older| {
+                code.leading_to(&both.1, &mut |code, newer| leaf(code, Action::strictest(older, newer)))
+            }),
         }
-        Ok(miss)
     }
 
     /// Links in what seccompiler makes of a rule: two jumps, which make a rule one in a list and are left out here,
@@ -221,9 +242,45 @@ pub fn check(policy: &Policy, program: &[sock_filter]) -> Result<(), String> {
                     compare(data(range.start, [0; 6]), *action, true)?;
                     compare(data(end, [u64::MAX; 6]), *action, true)?;
                 }
-                Decision::Rules(chain) => {
-                    compare(data(range.start, [0; 6]), chain.decide(&[0; 6]), false)?;
-                    chain.probe(|args| compare(data(end, args), chain.decide(&args), false))?;
+                decision => {
+                    let decide = |args: &[u64; 6]| decision.decide(args).0;
+                    compare(data(range.start, [0; 6]), decide(&[0; 6]), false)?;
+                    let chains = decision.chains();
+                    for chain in &chains {
+                        chain.probe(|args| compare(data(end, args), decide(&args), false))?;
+                    }
+                    probe_pairs(&chains, |args| compare(data(end, args), decide(&args), false))?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Condition {
+    /// A value that it lets pass.
+    fn passing(&self) -> u64 {
+        match self.test {
+            Test::Lt => self.value.wrapping_sub(1),
+            Test::Gt | Test::Ne => self.value.wrapping_add(1),
+            _ => self.value,
+        }
+    }
+}
+
+/// Calls `try_args` with arguments that pass a rule of one chain and one of another, where they do not contradict.
+fn probe_pairs(chains: &[&Chain], mut try_args: impl FnMut([u64; 6]) -> Result<(), String>) -> Result<(), String> {
+    for (i, first) in chains.iter().enumerate() {
+        for second in chains.iter().skip(i + 1).filter(|second| first.rules.len() * second.rules.len() <= 4096) {
+            for (a, b) in first.rules.iter().flat_map(|a| second.rules.iter().map(move |b| (a, b))) {
+                for [one, other] in [[a, b], [b, a]] {
+                    let mut args = [0; 6];
+                    for condition in one.conditions.iter().chain(&other.conditions) {
+                        if let Some(arg) = args.get_mut(usize::from(condition.index)) {
+                            *arg = condition.passing();
+                        }
+                    }
+                    try_args(args)?;
                 }
             }
         }
@@ -238,11 +295,7 @@ impl Chain {
             let mut hit = [rest; 6];
             for condition in &rule.conditions {
                 if let Some(arg) = hit.get_mut(usize::from(condition.index)) {
-                    *arg = match condition.test {
-                        Test::Lt => condition.value.wrapping_sub(1),
-                        Test::Gt | Test::Ne => condition.value.wrapping_add(1),
-                        _ => condition.value,
-                    };
+                    *arg = condition.passing();
                 }
             }
             try_args(hit)?;

@@ -75,7 +75,7 @@ fn compare(a: Option<&Decision>, b: Option<&Decision>) -> Result<BTreeMap<Answer
     let mut conditions: Vec<Condition> = Vec::new();
     let mut wide = true;
     for decision in [a, b].into_iter().flatten() {
-        if let Decision::Rules(chain) = decision {
+        for chain in decision.chains() {
             wide = chain.wide;
             conditions.extend(chain.rules.iter().flat_map(|rule| &rule.conditions));
         }

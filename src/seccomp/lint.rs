@@ -23,6 +23,7 @@ fn deciders(decision: &Decision) -> Option<BTreeSet<usize>> {
         Decision::Fixed(_, Reason::Entry(entry)) => Some(BTreeSet::from([*entry])),
         Decision::Fixed(..) => Some(BTreeSet::new()),
         Decision::Rules(chain) => live(chain),
+        Decision::Both(_) => None,
     }
 }
 

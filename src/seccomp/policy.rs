@@ -3,6 +3,7 @@
 //! decision. [`Policy::decide`] is the reference that emitted programs are tested against.
 
 use std::cmp::{Ordering, Reverse};
+use std::collections::BTreeSet;
 
 /// What the kernel does with a call, seccomp(2) "Filter return values".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,6 +32,31 @@ impl Action {
             Action::Log => libc::SECCOMP_RET_LOG,
             Action::Allow => libc::SECCOMP_RET_ALLOW,
         }
+    }
+
+    /// Lower is stricter (`ACTION_ONLY` of `seccomp_run_filters`, kernel/seccomp.c). Numbers do not count.
+    fn strictness(self) -> u8 {
+        match self {
+            Action::KillProcess => 0,
+            Action::KillThread => 1,
+            Action::Trap => 2,
+            Action::Errno(_) => 3,
+            Action::Notify => 4,
+            Action::Trace(_) => 5,
+            Action::Log => 6,
+            Action::Allow => 7,
+        }
+    }
+
+    /// What the kernel does if one filter answers `older` and one that was loaded after it `newer`: the stricter
+    /// action, and of two alike the newer's number, since the kernel asks the newest filter first.
+    pub fn strictest(older: Action, newer: Action) -> Action {
+        if older.beats(newer) { older } else { newer }
+    }
+
+    /// Whether an older filter's answer counts before a newer one's.
+    pub fn beats(self, newer: Action) -> bool {
+        self.strictness() < newer.strictness()
     }
 }
 
@@ -208,6 +234,8 @@ pub struct Chain {
 pub enum Decision {
     Fixed(Action, Reason),
     Rules(Box<Chain>),
+    /// What both say, as of two filters of which the second was loaded later. Only in intersections.
+    Both(Box<(Decision, Decision)>),
 }
 
 /// Decisions are equal if they answer alike, for whatever reason: a program has one place for both.
@@ -216,6 +244,7 @@ impl PartialEq for Decision {
         match (self, other) {
             (Decision::Fixed(a, _), Decision::Fixed(b, _)) => a == b,
             (Decision::Rules(a), Decision::Rules(b)) => a == b,
+            (Decision::Both(a), Decision::Both(b)) => a == b,
             _ => false,
         }
     }
@@ -230,6 +259,36 @@ impl Decision {
                 .hit(args)
                 .and_then(|rule| chain.rules.get(rule))
                 .map_or((chain.otherwise, Reason::Default), |rule| (rule.action, Reason::Entry(rule.origin))),
+            Decision::Both(both) => {
+                let (older, newer) = (both.0.decide(args), both.1.decide(args));
+                if older.0.beats(newer.0) { older } else { newer }
+            }
+        }
+    }
+
+    /// The decision of two filters together.
+    fn intersect(&self, newer: &Decision) -> Decision {
+        match (self, newer) {
+            (Decision::Fixed(older, reason), Decision::Fixed(action, _)) if older.beats(*action) => {
+                Decision::Fixed(*older, *reason)
+            }
+            (Decision::Fixed(..), Decision::Fixed(..)) => newer.clone(),
+            (Decision::Fixed(older, reason), Decision::Rules(chain)) => {
+                chain.mapped(*reason, |action| Action::strictest(*older, action))
+            }
+            (Decision::Rules(chain), Decision::Fixed(action, reason)) => {
+                chain.mapped(*reason, |older| Action::strictest(older, *action))
+            }
+            _ => Decision::Both(Box::new((self.clone(), newer.clone()))),
+        }
+    }
+
+    /// The chains in it.
+    pub fn chains(&self) -> Vec<&Chain> {
+        match self {
+            Decision::Fixed(..) => Vec::new(),
+            Decision::Rules(chain) => vec![chain],
+            Decision::Both(both) => both.0.chains().into_iter().chain(both.1.chains()).collect(),
         }
     }
 }
@@ -278,6 +337,33 @@ impl Policy {
         decision.map_or((Self::BAD_ARCH, Reason::Unlisted), |decision| decision.decide(&data.args))
     }
 
+    /// The policy of two filters together, `newer` having been loaded later: for every call the kernel's answer to both
+    /// (seccomp(2), "Seccomp BPF filter return values").
+    #[must_use]
+    pub fn intersect(&self, newer: &Policy) -> Policy {
+        let bad = Decision::Fixed(Self::BAD_ARCH, Reason::Unlisted);
+        let audits = self.machines.iter().chain(&newer.machines).map(|machine| machine.audit);
+        let mut machines: Vec<Machine> = Vec::new();
+        for audit in audits {
+            if machines.iter().any(|machine| machine.audit == audit) {
+                continue;
+            }
+            let both = [self, newer].map(|policy| policy.machines.iter().find(|machine| machine.audit == audit));
+            let starts: BTreeSet<u32> =
+                both.iter().flatten().flat_map(|machine| &machine.ranges).map(|range| range.start).collect();
+            let mut ranges: Vec<Range> = Vec::with_capacity(starts.len());
+            for start in starts {
+                let [older, later] = [self, newer].map(|policy| policy.decision(audit, start).unwrap_or(&bad));
+                let decision = older.intersect(later);
+                if ranges.last().is_none_or(|last| last.decision != decision) {
+                    ranges.push(Range { start, decision });
+                }
+            }
+            machines.push(Machine { audit, ranges });
+        }
+        Policy { machines }
+    }
+
     /// The decision on a number. None if the architecture is not listed.
     pub fn decision(&self, audit: u32, number: u32) -> Option<&Decision> {
         let machine = self.machines.iter().find(|machine| machine.audit == audit)?;
@@ -287,6 +373,17 @@ impl Policy {
 }
 
 impl Chain {
+    /// The decision with every action replaced; fixed, for `reason`, if they become one.
+    fn mapped(&self, reason: Reason, f: impl Fn(Action) -> Action) -> Decision {
+        let mut chain = self.clone();
+        chain.otherwise = f(chain.otherwise);
+        chain.rules.iter_mut().for_each(|rule| rule.action = f(rule.action));
+        if chain.rules.iter().all(|rule| rule.action == chain.otherwise) {
+            return Decision::Fixed(chain.otherwise, reason);
+        }
+        Decision::Rules(Box::new(chain))
+    }
+
     /// The action for a call with these arguments.
     pub fn decide(&self, args: &[u64; 6]) -> Action {
         self.hit(args).and_then(|rule| self.rules.get(rule)).map_or(self.otherwise, |rule| rule.action)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 use serde_json::{Value, json};
 
+use super::denials::Stack;
 use super::policy::{Data, Policy, Reason};
 use super::*;
 
@@ -825,4 +826,126 @@ fn compile_time() {
     times.sort();
     let length = try_compile(Arch::X86_64, &section).0.unwrap().program.len();
     println!("{length} instructions, {:?} at best, {:?} median, {:?} at worst", times[0], times[1000], times[1999]);
+}
+
+/// A policy as the kernel would combine the filters of several profiles: the newest first, an older one only if its
+/// action is stricter (`seccomp_run_filters`, kernel/seccomp.c).
+fn combined(programs: &[Vec<Instruction>], data: &Data) -> u32 {
+    let action = |code: u32| (code & libc::SECCOMP_RET_ACTION_FULL).cast_signed();
+    programs.iter().rev().fold(libc::SECCOMP_RET_ALLOW, |answer, program| {
+        let code = simulate::run(program, data).unwrap().code;
+        if action(code) < action(answer) { code } else { answer }
+    })
+}
+
+/// A profile with rules for few calls, so that rules of two profiles meet.
+fn random_profile(random: &mut Random) -> LinuxSeccomp {
+    let action = |random: &mut Random| {
+        let action = random.pick(&[
+            "ERRNO",
+            "ERRNO",
+            "ERRNO",
+            "ALLOW",
+            "ALLOW",
+            "LOG",
+            "TRACE",
+            "TRAP",
+            "KILL_PROCESS",
+            "KILL_THREAD",
+        ]);
+        let errno = (["ERRNO", "TRACE"].contains(&action)).then(|| random.next() % 200 + 2);
+        (format!("SCMP_ACT_{action}"), errno)
+    };
+    let mut entries = Vec::new();
+    for _ in 0..random.next() % 8 {
+        let (action, errno) = action(random);
+        let args: Vec<Value> = (0..random.next() % 3)
+            .map(|index| {
+                let op = random.pick(&["EQ", "NE", "LT", "LE", "GT", "GE", "MASKED_EQ"]);
+                json!({"index": index, "value": random.next() % 6, "valueTwo": random.next() % 6,
+                    "op": format!("SCMP_CMP_{op}")})
+            })
+            .collect();
+        let names = [random.pick(&["getppid", "socket", "bind", "personality"]), random.pick(&["keyctl", "mseal"])];
+        entries.push(json!({"names": names, "action": action, "errnoRet": errno, "args": args}));
+    }
+    let (default, errno) = action(random);
+    let arches = random.pick(&[&["SCMP_ARCH_X86_64"][..], &["SCMP_ARCH_X86", "SCMP_ARCH_X32"], &["SCMP_ARCH_X86"]]);
+    section(json!({"defaultAction": default, "defaultErrnoRet": errno, "architectures": arches, "syscalls": entries}))
+}
+
+#[test]
+fn stacked_profiles_answer_as_separate_filters() {
+    let mut random = Random(0x5eed_0001);
+    let (mut compared, mut stacks) = (0, 0);
+    while stacks < 400 {
+        let count = usize::try_from(random.next() % 2).unwrap() + 2;
+        let profiles: Vec<LinuxSeccomp> = (0..count).map(|_| random_profile(&mut random)).collect();
+        // Contradictory entries are faults of a profile, and no profile then.
+        let programs: Vec<_> = profiles.iter().filter_map(|p| Some(try_compile(Arch::X86_64, p).0?.program)).collect();
+        if programs.len() < count {
+            continue;
+        }
+        let mut problems = Problems::default();
+        let sections: Vec<&LinuxSeccomp> = profiles.iter().collect();
+        let compiled = stack(Arch::X86_64, &sections, codegen::MAX_INSTRUCTIONS, &mut problems).unwrap();
+        assert!(compiled.before.is_empty());
+        stacks += 1;
+        let told = Stack::new(Arch::X86_64, &sections).unwrap();
+        for arch in [Arch::X86_64, Arch::X86, Arch::X32, Arch::Aarch64] {
+            for name in ["getppid", "socket", "bind", "personality", "keyctl", "mseal", "read", "socketcall"] {
+                let Some(number) = arch::Call::find(name).and_then(|call| arch.number(call)) else { continue };
+                for _ in 0..6 {
+                    let mut args = [0; 6];
+                    args[..3].fill_with(|| (random.next() % 7) | ((random.next() % 4 / 3) << 32));
+                    let data = Data { arch: arch.audit(), number, args };
+                    let code = simulate::run(&compiled.program, &data).unwrap().code;
+                    assert_eq!(code, combined(&programs, &data), "{data:x?} {profiles:#?}");
+                    assert_eq!(told.decide(&data).action.code(), code, "{data:x?}");
+                    compared += 1;
+                }
+            }
+        }
+    }
+    assert!(compared > 50_000, "{compared}");
+}
+
+#[test]
+fn stacked_profiles_that_are_too_long_together_stay_apart() {
+    let docker: LinuxSeccomp = serde_json::from_str(DOCKER).unwrap();
+    let own = section(json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+        {"names": ["getppid"], "action": "SCMP_ACT_ERRNO", "errnoRet": 7}]}));
+    let mut problems = Problems::default();
+    let merged = stack(Arch::X86_64, &[&own, &docker], 4096, &mut problems).unwrap();
+    assert!(merged.before.is_empty() && merged.program.len() < 500, "{}", merged.program.len());
+    assert_eq!(answer(&merged.program, Arch::X86_64, 110, [0; 6]), "ERRNO(7)");
+    assert_eq!(merged.flags, [FilterFlag::SpecAllow]);
+    let apart = stack(Arch::X86_64, &[&own, &docker], 100, &mut problems).unwrap();
+    assert_eq!((apart.before.len(), &apart.program), (1, &program(serde_json::from_str(DOCKER).unwrap())));
+    assert_eq!(problems, Problems::default());
+    // Then each but the last must let the next one be loaded.
+    let strict = section(json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [
+        {"names": ["read"], "action": "SCMP_ACT_ALLOW"}]}));
+    assert_eq!(stack(Arch::X86_64, &[&strict, &docker], 100, &mut problems), None);
+    assert_eq!(problems.errors[0].path, "stack[0]");
+}
+
+#[test]
+fn one_profile_of_a_stack_may_notify() {
+    let notify = section(json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/s", "syscalls": [
+        {"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"}]}));
+    let plain = section(json!({"defaultAction": "SCMP_ACT_ALLOW", "flags": ["SECCOMP_FILTER_FLAG_LOG"], "syscalls": [
+        {"names": ["mkdir", "rmdir"], "action": "SCMP_ACT_ERRNO"}]}));
+    let mut problems = Problems::default();
+    let compiled = stack(Arch::X86_64, &[&notify, &plain], 4096, &mut problems).unwrap();
+    assert_eq!(compiled.listener.unwrap().path, PathBuf::from("/run/s"));
+    assert_eq!((compiled.notifies, compiled.flags), (false, vec![FilterFlag::Log]), "ERRNO is the stricter one");
+    assert_eq!(stack(Arch::X86_64, &[&notify, &notify], 4096, &mut problems), None);
+    assert_eq!(problems.errors[0].path, "linux.seccomp");
+    let faulty = section(json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+        {"names": ["mkdir"], "action": "SCMP_ACT_ALLOW", "errnoRet": 1}]}));
+    let mut problems = Problems::default();
+    assert_eq!(stack(Arch::X86_64, &[&faulty, &faulty], 4096, &mut problems), None);
+    let found: Vec<&str> = problems.errors.iter().map(|problem| problem.path.as_str()).collect();
+    assert_eq!(found, ["stack[0].syscalls[0].errnoRet", "linux.seccomp.syscalls[0].errnoRet"]);
 }

@@ -119,6 +119,49 @@ pub fn value(text: &str) -> Result<u64, String> {
     })
 }
 
+/// A call with its arguments in words, without the zeros at the end: `socket(domain=AF_VSOCK, type=0x1)`.
+pub fn call(name: &str, args: &[u64; 6]) -> String {
+    let known = PARAMETERS.iter().find(|(call, _)| *call == name).map_or(&[][..], |(_, names)| names);
+    let count = args.iter().rposition(|&arg| arg != 0).map_or(0, |last| last + 1);
+    // What lies in registers that the call does not have says nothing.
+    let count = if known.is_empty() { count } else { count.min(known.len()) };
+    let texts: Vec<String> = args
+        .iter()
+        .take(count)
+        .enumerate()
+        .map(|(index, &arg)| {
+            let parameter = known.get(index).map(|parameter| format!("{parameter}=")).unwrap_or_default();
+            format!("{parameter}{}", in_words(name, index, arg))
+        })
+        .collect();
+    format!("{name}({})", texts.join(", "))
+}
+
+/// A value by its name or the names of its bits, where it has some.
+fn in_words(call: &str, index: usize, value: u64) -> String {
+    let prefix = match (call, index) {
+        ("clone" | "unshare", 0) | ("setns", 1) => "CLONE_",
+        ("socket" | "socketpair", 0) => "AF_",
+        _ => return format!("{value:#x}"),
+    };
+    let mut named = VALUES.iter().filter(|(name, _)| name.starts_with(prefix));
+    if prefix == "AF_" {
+        return named.find(|(_, known)| *known == value).map_or(format!("{value:#x}"), |(name, _)| (*name).to_string());
+    }
+    let mut rest = value;
+    let mut texts: Vec<String> = Vec::new();
+    for (name, bit) in named {
+        if rest & bit != 0 {
+            rest &= !bit;
+            texts.push((*name).to_string());
+        }
+    }
+    if rest != 0 || texts.is_empty() {
+        texts.push(format!("{rest:#x}"));
+    }
+    texts.join("|")
+}
+
 /// The arguments of a call of `call`: values in the order of the parameters, or `NAME=VALUE`. Those not given are zero.
 pub fn arguments<'a>(call: &str, words: impl IntoIterator<Item = &'a str>) -> Result<[u64; 6], String> {
     let known = PARAMETERS.iter().find(|(name, _)| *name == call).map(|(_, names)| *names);

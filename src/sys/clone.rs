@@ -94,6 +94,14 @@ pub fn setns(fd: BorrowedFd<'_>, kind: libc::c_int) -> Result<()> {
     call!("setns({}, {kind:#x})", fd.as_raw_fd() => value).map(drop)
 }
 
+/// `NS_GET_NSTYPE` of ioctl_ns(2): the kind of a namespace, `CLONE_NEW*`. `fd` must be a file of the kernel's nsfs.
+pub fn namespace_kind(fd: BorrowedFd<'_>) -> Result<libc::c_int> {
+    const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
+    // SAFETY: the request takes no argument.
+    let value = check(unsafe { libc::ioctl(fd.as_raw_fd(), NS_GET_NSTYPE) }.into());
+    call!("ioctl({}, NS_GET_NSTYPE)", fd.as_raw_fd() => value).map(|kind| libc::c_int::try_from(kind).unwrap_or(0))
+}
+
 /// `unshare(2)`.
 pub fn unshare(flags: libc::c_int) -> Result<()> {
     // SAFETY: no pointers.

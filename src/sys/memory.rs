@@ -10,6 +10,13 @@ use nix::errno::Errno;
 use super::fd::owned;
 use super::{Error, Result, call, check};
 
+/// A file without a name, in memory (memfd_create(2)).
+pub fn memfd() -> Result<OwnedFd> {
+    // SAFETY: a constant C string.
+    let value = check(unsafe { libc::memfd_create(c"orlop".as_ptr(), libc::MFD_CLOEXEC) }.into());
+    call!("memfd_create(\"orlop\")" => value).map(owned)
+}
+
 /// An `AtomicU32` in a page mapped `MAP_SHARED` (mmap(2)); unmapped by execve.
 #[derive(Debug)]
 pub struct SharedWord(NonNull<AtomicU32>);
@@ -22,9 +29,7 @@ impl SharedWord {
 
     /// A word for a process that is not a child: the word is 0, and the descriptor gives it to whoever maps it.
     pub fn new_memfd() -> Result<(Self, OwnedFd)> {
-        // SAFETY: a constant C string.
-        let value = check(unsafe { libc::memfd_create(c"orlop".as_ptr(), libc::MFD_CLOEXEC) }.into());
-        let memfd = call!("memfd_create(\"orlop\")" => value).map(owned)?;
+        let memfd = memfd()?;
         // SAFETY: no pointers.
         let value = check(unsafe { libc::ftruncate(memfd.as_raw_fd(), 4096) }.into());
         call!("ftruncate(4096)" => value)?;

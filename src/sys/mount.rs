@@ -196,6 +196,18 @@ pub fn mount_id(fd: BorrowedFd<'_>) -> Result<u64> {
     Ok(found.stx_mnt_id)
 }
 
+/// `statx(2)`, STATX_ATTR_MOUNT_ROOT (Linux 5.8): whether `fd` is the root of a mount, and not just some inode on it.
+pub fn is_mount_root(fd: BorrowedFd<'_>) -> Result<bool> {
+    // SAFETY: statx is plain data for which all zeroes is valid.
+    let mut found: libc::statx = unsafe { std::mem::zeroed() };
+    // SAFETY: the path is NUL-terminated and found is a statx that the kernel writes.
+    let value =
+        unsafe { libc::statx(fd.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, libc::STATX_TYPE, &raw mut found) };
+    call!("statx({}, TYPE)", fd.as_raw_fd() => check(value.into()))?;
+    let bit = u64::from(libc::STATX_ATTR_MOUNT_ROOT.unsigned_abs());
+    Ok(found.stx_attributes & bit != 0)
+}
+
 /// The failure of a call that another crate made, in this crate's form.
 pub fn failed(call: impl Into<String>) -> impl FnOnce(Errno) -> Error {
     let call = call.into();

@@ -77,6 +77,19 @@ impl Existing {
         Ok(handle::Handle { directories })
     }
 
+    /// The first directory found: for whoever opened one alone.
+    pub fn directory(&self) -> Option<BorrowedFd<'_>> {
+        self.found.first().map(|found| found.fd.as_fd())
+    }
+
+    /// A control file of that directory.
+    pub fn read(&self, file: &str) -> sys::Result<String> {
+        match self.directory() {
+            Some(dir) => fs::read(dir, file),
+            None => Err(sys::Error { call: format!("read({file:?})"), errno: Errno::ENOENT }),
+        }
+    }
+
     /// Whether no directory was found.
     pub fn is_empty(&self) -> bool {
         self.found.is_empty()
