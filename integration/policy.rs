@@ -189,7 +189,6 @@ fn a_policy_s_profile_confines() {
     run(&bundle, &head).fails_with(&["linux.seccomp", "unconfined", "policy.toml:3"]);
     let seen = run(&bundle, &format!("{head}default = \"a.json\"")).ok().json();
     assert!(seen.to_string().contains("77"), "{seen}");
-    // A bundle that allows everything does not escape what is always stacked.
     let own = bundle.set("/linux/seccomp", json!({"defaultAction": "SCMP_ACT_ALLOW"}));
     let replaced = format!("{head}default = \"a.json\"\nbundle_profile = \"ignore\"");
     assert!(run(&own, &replaced).ok().json().to_string().contains("77"));
@@ -386,4 +385,37 @@ fn flags_of_a_mesos_agent_become_a_policy() {
         assert_eq!(&seen["caps"][set], expected, "{set}");
     }
     run(&greedy(), &text).fails_with(&["CAP_CHOWN"]);
+}
+
+#[test]
+fn stacked_profiles_bind_init_and_exec() {
+    orlop_only!("has policies");
+    let deny = |call: &str, errno: u32| {
+        json!({
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "syscalls": [{"names": [call], "action": "SCMP_ACT_ERRNO", "errnoRet": errno}]
+        })
+    };
+    let bundle = Bundle::new().set("/linux/seccomp", deny("mkdir", 71));
+    let file = policy(&bundle, "");
+    let dir = file.parent().unwrap();
+    for (name, call, errno) in [("a.json", "chmod", 72), ("b.json", "symlink", 73)] {
+        fs::write(dir.join(name), deny(call, errno).to_string()).unwrap();
+    }
+    let text = format!("[seccomp]\nconfig_dir = {:?}\nstack = [\"a.json\", \"b.json\"]\n", dir.to_str().unwrap());
+    policy(&bundle, &text);
+    let bundle = bundle.args(["/probe", "wait"]);
+    let out = call(&bundle, "create").output().ok();
+    assert!(out.stderr.contains("a.json and"), "{out}");
+    bundle.start();
+    // A change of the policy's files changes nothing for a container that exists.
+    fs::remove_dir_all(dir).unwrap();
+    for (program, errno) in
+        [(&["mkdir", "/tmp/x"][..], 71), (&["chmod", "600", "/tmp"], 72), (&["symlink", "/x", "/tmp/y"], 73)]
+    {
+        let words = ["exec", &bundle.id, "/probe"].into_iter().chain(program.iter().copied());
+        assert_eq!(bundle.call(words).output().json()["errno"], errno, "{program:?}");
+    }
+    let seen = bundle.call(["exec", &bundle.id, "/probe"]).output().json();
+    assert_eq!(seen["seccomp"], 2, "{seen}");
 }

@@ -89,8 +89,8 @@ fn prepare(
     Ok((plan, wishes))
 }
 
-/// `--userns=auto`, or a policy that wants the like: the mapping is a part of the plan, and a lease is a part of the container, so that the container's
-/// directory comes first. The config that is planned, and kept for `exec`, is the one with the lease.
+/// `--userns=auto`, or a policy that wants the like: the mapping is a part of the plan, and a lease is a part of the
+/// container, so that the container's directory comes first. The config that is planned, and kept for `exec`, is the one with the lease.
 #[allow(clippy::too_many_arguments, reason = "all of `make`, and the size")]
 fn with_lease(
     root: &Root,

@@ -15,8 +15,8 @@ use crate::command::{bundle, print, print_json};
 use crate::plan::capabilities::Set;
 use crate::plan::config::Process;
 use crate::plan::problem::Problems;
-use crate::policy::decide::{self, Decision, Facts, Outcome, apply};
-use crate::policy::record::{KeptSource, POLICY, Record};
+use crate::policy::decide::{self, Decision, Facts, Outcome, ProcessRules, apply};
+use crate::policy::record::{Held, Kept, POLICY, Record};
 use crate::policy::{file, mesos, model};
 use crate::spec::{self, Config};
 use crate::state::StateDir;
@@ -69,7 +69,7 @@ pub fn govern(
             Outcome::Set | Outcome::Refused => crate::log::debug(&format!("config.json: {decision}")),
         }
     }
-    let stack = read_stack(&record)?;
+    let stack = read_stack(&record.stack)?;
     Ok(Governed { config, record: Some(record), stack })
 }
 
@@ -83,8 +83,6 @@ fn under(
     let mut record = Record::default();
     let mut config = config;
     for (i, policy) in policies.iter().enumerate() {
-        let kept = |source: &model::Source| KeptSource { path: source.path.clone(), text: source.text.clone() };
-        record.sources.extend(policy.sources.iter().map(kept));
         let facts = Facts { decided_before: i > 0, leased, ..file::facts(&config.spec, bundle)? };
         match decide::decide(policy, &config.spec, &facts) {
             Err(decisions) => {
@@ -94,13 +92,14 @@ fn under(
             }
             Ok(effective) => {
                 record.decisions.extend(effective.decisions);
-                record.process.push(effective.exec);
+                record.policies.push(Kept { sources: policy.sources.clone(), rules: effective.rules });
                 record.stack.extend(effective.stack);
                 record.audit.extend(effective.audit);
                 record.lease = record.lease.max(effective.lease);
                 if !effective.edits.is_empty() {
                     let text = config.unresolved.as_ref().unwrap_or(&config.bytes);
-                    let changed = spec::parse(apply(&effective.edits, text)?).context("the config under the policy")?;
+                    let changed = apply(&effective.edits, text).map_err(|e| anyhow!("config.json: {e}"))?;
+                    let changed = spec::parse(changed).context("the config under the policy")?;
                     // What is odd in the bundle's own text is said once.
                     config = Config { warnings: config.warnings, ..changed };
                 }
@@ -126,9 +125,9 @@ fn under(
     Ok((record, Ok(config)))
 }
 
-fn read_stack(record: &Record) -> Result<Vec<LinuxSeccomp>> {
+fn read_stack(stack: &[Value]) -> Result<Vec<LinuxSeccomp>> {
     let read = |value: &Value| Ok(serde_json::from_slice(&serde_json::to_vec(value)?)?);
-    record.stack.iter().map(read).collect::<Result<_>>().context("a stacked seccomp profile")
+    stack.iter().map(read).collect::<Result<_>>().context("a stacked seccomp profile")
 }
 
 /// Every refusal, a line each.
@@ -203,19 +202,19 @@ pub fn keep(dir: &StateDir, record: Option<&Record>) -> Result<()> {
 /// filter has beside `linux.seccomp`.
 pub fn govern_exec(dir: &StateDir, process: &mut Process, ceiling: Set) -> Result<Vec<LinuxSeccomp>> {
     let Some(bytes) = dir.load_bytes(POLICY)? else { return Ok(Vec::new()) };
-    let record: Record = serde_json::from_slice(&bytes).with_context(|| format!("{POLICY} is damaged"))?;
+    let held = Held::read(&bytes).ok_or_else(|| anyhow!("{:?} is damaged", dir.path.join(POLICY)))?;
     let mut decisions = Vec::new();
-    for rules in &record.process {
-        rules.for_exec(ceiling).decide(process, &mut decisions);
+    for tables in &held.tables {
+        ProcessRules::from(tables).for_exec(ceiling).decide(process, &mut decisions);
     }
-    audit(&record.audit, "exec", &dir.id, &decisions)?;
+    audit(&held.audit, "exec", &dir.id, &decisions)?;
     if decisions.iter().any(|decision| decision.outcome == Outcome::Refused) {
         return Err(refusal(&decisions));
     }
     for decision in decisions.iter().filter(|decision| decision.outcome == Outcome::Clamped) {
         crate::log::debug(&decision.to_string());
     }
-    read_stack(&record)
+    read_stack(&held.stack)
 }
 
 fn show(args: &PolicyShow, flag: Option<&Path>) -> Result<u8> {
@@ -266,7 +265,8 @@ fn test(args: &PolicyTest, flag: Option<&Path>) -> Result<u8> {
                 Ok(config) => serde_json::from_slice(&config.bytes)?,
                 Err(()) => Value::Null,
             };
-            let files: Vec<&String> = record.sources.iter().map(|source| &source.path).collect();
+            let files: Vec<&String> =
+                policies.iter().flat_map(|policy| &policy.sources).map(|source| &source.path).collect();
             print_json(&json!({
                 "result": word, "policy": files, "decisions": record.decisions, "lease": record.lease,
                 "stack": record.stack.len(), "effective": effective,

@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Linux, LinuxCapabilities, LinuxSeccomp, Mount};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::glob;
 use super::model::{
-    Access, Ambient, BundleProfile, Capabilities, DeviceRule, ExecCeiling, Inheritable, Map, OnExcess, Policy, Profile,
-    Require, Tables,
+    Access, Ambient, BundleProfile, Capabilities, CapabilitySet, DeviceRule, ExecCeiling, Inheritable, Map, NoNewPrivs,
+    OnExcess, Policy, Profile, Require, Tables,
 };
 use super::read::{At, Sourced};
 use crate::plan::capabilities::{self, Set, Sets};
@@ -22,7 +22,7 @@ use crate::seccomp::arch::Arch;
 use crate::seccomp::docker::{self, Environment};
 
 /// What a policy did about one thing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
     /// No container starts.
@@ -47,7 +47,7 @@ impl Outcome {
 }
 
 /// One decision. Nothing is decided silently.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Decision {
     pub outcome: Outcome,
     /// The JSON path in config.json.
@@ -100,8 +100,8 @@ pub struct Effective {
     pub stack: Vec<Value>,
     /// How many ids to lease for a user namespace of its own.
     pub lease: Option<u32>,
-    /// What `exec` is held to.
-    pub exec: ProcessRules,
+    /// The rules of the policy that select this container, by their places.
+    pub rules: Vec<usize>,
     pub audit: Option<String>,
 }
 
@@ -110,10 +110,10 @@ const LEASE: u32 = 65_536;
 
 /// Decides. The error is every refusal, with the other decisions before them.
 pub fn decide(policy: &Policy, spec: &Spec, facts: &Facts) -> Result<Effective, Vec<Decision>> {
-    let tables = policy.resolve(spec, &facts.bundle.to_string_lossy());
-    let exec = ProcessRules::from(&tables);
+    let rules = policy.selecting(spec, &facts.bundle.to_string_lossy());
+    let tables = policy.with_rules(&rules);
     let audit = tables.audit.file.as_ref().map(|file| file.value.clone());
-    let mut case = Case { tables: &tables, spec, facts, result: Effective { exec, audit, ..Effective::default() } };
+    let mut case = Case { tables: &tables, spec, facts, result: Effective { rules, audit, ..Effective::default() } };
     // Without these two the plan has nothing to run, and says so.
     if let (Some(process), Some(linux)) = (&spec.process, &spec.linux) {
         let bounding = case.process(process);
@@ -133,18 +133,18 @@ pub fn decide(policy: &Policy, spec: &Spec, facts: &Facts) -> Result<Effective, 
 
 /// The audit file of a policy for a config that it refused.
 pub fn audit_file(policy: &Policy, spec: &Spec, facts: &Facts) -> Option<String> {
-    policy.resolve(spec, &facts.bundle.to_string_lossy()).audit.file.map(|file| file.value)
+    policy.with_rules(&policy.selecting(spec, &facts.bundle.to_string_lossy())).audit.file.map(|file| file.value)
 }
 
 /// Carries the edits out on the text of a config.
 ///
 /// # Errors
 /// The text is no JSON object.
-pub fn apply(edits: &[Edit], bytes: &[u8]) -> Result<Vec<u8>, serde_json::Error> {
+pub fn apply(edits: &[Edit], bytes: &[u8]) -> Result<Vec<u8>, String> {
     if edits.is_empty() {
         return Ok(bytes.to_vec());
     }
-    let mut config: Value = serde_json::from_slice(bytes)?;
+    let mut config: Value = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
     for edit in edits {
         let mut at = &mut config;
         for key in edit.pointer.split('/').skip(1) {
@@ -153,14 +153,14 @@ pub fn apply(edits: &[Edit], bytes: &[u8]) -> Result<Vec<u8>, serde_json::Error>
             at = match index {
                 Some(index) => match at.as_array_mut().and_then(|array| array.get_mut(index)) {
                     Some(element) => element,
-                    None => return Err(serde::de::Error::custom(format!("{}: no such element", edit.pointer))),
+                    None => return Err(format!("{}: no such element", edit.pointer)),
                 },
                 None => {
                     if at.is_null() {
                         *at = json!({});
                     }
                     let Some(object) = at.as_object_mut() else {
-                        return Err(serde::de::Error::custom(format!("{}: not an object", edit.pointer)));
+                        return Err(format!("{}: not an object", edit.pointer));
                     };
                     object.entry(key).or_insert(Value::Null)
                 }
@@ -168,62 +168,23 @@ pub fn apply(edits: &[Edit], bytes: &[u8]) -> Result<Vec<u8>, serde_json::Error>
         }
         *at = edit.value.clone();
     }
-    serde_json::to_vec_pretty(&config)
+    serde_json::to_vec_pretty(&config).map_err(|e| e.to_string())
 }
 
-/// A value of the policy as the state directory keeps it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Kept<T> {
-    pub value: T,
-    pub from: String,
-}
-
-fn kept<T, U>(found: &Option<Sourced<T>>, convert: impl Fn(&T) -> U) -> Option<Kept<U>> {
-    found.as_ref().map(|found| Kept { value: convert(&found.value), from: found.at.to_string() })
-}
-
-/// The rules for a process. They are kept with the container, so that a later change of the policy does not change what its
-/// `exec` may do.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+/// The rules for a process, init or one of `exec`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ProcessRules {
-    /// Capabilities by name.
-    ceiling: Option<Kept<Vec<String>>>,
-    default: Option<Kept<Vec<String>>>,
-    default_bounding: Option<Kept<Vec<String>>>,
-    required_drop: Option<Kept<Vec<String>>>,
-    exec_ceiling: Option<Kept<Vec<String>>>,
-    on_excess: Option<Kept<OnExcess>>,
-    ambient: Option<Kept<Ambient>>,
-    inheritable: Option<Kept<Inheritable>>,
-    no_new_privs: Option<Kept<bool>>,
+    capabilities: Capabilities,
+    no_new_privs: NoNewPrivs,
 }
 
 fn set_names(set: Set) -> Vec<String> {
     set.numbers().map(capabilities::name).collect()
 }
 
-fn set_of(names: &[String]) -> Set {
-    Set(names.iter().filter_map(|name| capabilities::parse(name)).fold(0, |bits, set| bits | set.0))
-}
-
 impl From<&Tables> for ProcessRules {
     fn from(tables: &Tables) -> Self {
-        let caps: &Capabilities = &tables.capabilities;
-        Self {
-            ceiling: kept(&caps.ceiling, |set| set_names(set.0)),
-            default: kept(&caps.default, |set| set_names(set.0)),
-            default_bounding: kept(&caps.default_bounding, |set| set_names(set.0)),
-            required_drop: kept(&caps.required_drop, |set| set_names(set.0)),
-            exec_ceiling: caps.exec_ceiling.as_ref().and_then(|found| match found.value {
-                ExecCeiling::Container => None,
-                ExecCeiling::List(set) => Some(Kept { value: set_names(set), from: found.at.to_string() }),
-            }),
-            on_excess: kept(&caps.on_excess, |word| *word),
-            ambient: kept(&caps.ambient, |word| *word),
-            inheritable: kept(&caps.inheritable, |word| *word),
-            no_new_privs: kept(&tables.no_new_privs.force, |force| *force),
-        }
+        Self { capabilities: tables.capabilities.clone(), no_new_privs: tables.no_new_privs.clone() }
     }
 }
 
@@ -232,31 +193,30 @@ impl ProcessRules {
     #[must_use]
     pub fn for_exec(&self, container: Set) -> Self {
         let mut rules = self.clone();
-        let own = Kept { value: set_names(container), from: "the container's bounding set".into() };
-        rules.ceiling = Some(match &self.exec_ceiling {
-            Some(list) => {
-                Kept { value: set_names(set_of(&list.value).intersection(container)), from: list.from.clone() }
-            }
-            None => own,
-        });
+        let caps = &mut rules.capabilities;
+        let (set, at) = match &caps.exec_ceiling {
+            Some(Sourced { value: ExecCeiling::List(list), at }) => (list.intersection(container), at.clone()),
+            _ => (container, At { file: "the container's bounding set".into(), line: 0 }),
+        };
+        caps.ceiling = Some(Sourced { value: CapabilitySet(set), at });
         // What was only warned of at create is in the container's set; more than that a process never gets.
-        if let Some(mode) = rules.on_excess.as_mut().filter(|mode| mode.value == OnExcess::Warn) {
+        if let Some(mode) = caps.on_excess.as_mut().filter(|mode| mode.value == OnExcess::Warn) {
             mode.value = OnExcess::Reject;
         }
-        rules.default = None;
+        caps.default = None;
         rules
     }
 
     /// Decides on a process: changes its capabilities and `noNewPrivileges`.
     pub fn decide(&self, process: &mut Process, decisions: &mut Vec<Decision>) {
-        if let Some(force) = self.no_new_privs.as_ref().filter(|force| force.value)
+        if let Some(force) = self.no_new_privs.force.as_ref().filter(|force| force.value)
             && process.no_new_privileges != Some(true)
         {
             process.no_new_privileges = Some(true);
             decisions.push(Decision {
                 outcome: Outcome::Set,
                 path: "process.noNewPrivileges".into(),
-                policy: force.from.clone(),
+                policy: force.at.to_string(),
                 asked: "false".into(),
                 allowed: "true".into(),
                 change: "set process.noNewPrivileges to true".into(),
@@ -265,29 +225,30 @@ impl ProcessRules {
         let asked = capabilities::asked(process);
         let sets = self.capabilities(asked, process.user.uid(), decisions);
         if let Some(sets) = sets.filter(|_| sets != asked) {
-            process.capabilities = typed(&sets);
+            process.capabilities = Some(typed(&sets));
         }
     }
 
     fn capabilities(&self, asked: Option<Sets>, uid: u32, decisions: &mut Vec<Decision>) -> Option<Sets> {
         const PATH: &str = "process.capabilities";
-        let mut say = |outcome, path: String, from: &str, asked: String, allowed: String, change: String| {
+        let rules = &self.capabilities;
+        let mut say = |outcome, path: String, from: &At, asked: String, allowed: String, change: String| {
             decisions.push(Decision { outcome, path, policy: from.to_string(), asked, allowed, change });
         };
-        let mut sets = match (asked, &self.default) {
+        let mut sets = match (asked, &rules.default) {
             (Some(sets), _) => sets,
             (None, None) => return None,
             (None, Some(default)) => {
-                let set = set_of(&default.value);
-                let bounding = self.default_bounding.as_ref().map_or(set, |found| set_of(&found.value));
+                let set = default.value.0;
+                let bounding = rules.default_bounding.as_ref().map_or(set, |found| found.value.0);
                 let change = "name the capabilities in the bundle to have others".to_string();
-                say(Outcome::Set, PATH.into(), &default.from, "nothing".into(), listed(set), change);
+                say(Outcome::Set, PATH.into(), &default.at, "nothing".into(), listed(set), change);
                 Sets { bounding, effective: set, permitted: set, inheritable: Set(0), ambient: Set(0) }
             }
         };
-        if let Some(ceiling) = &self.ceiling {
-            let allowed = set_of(&ceiling.value);
-            let mode = self.on_excess.as_ref().map_or(OnExcess::Reject, |mode| mode.value);
+        if let Some(ceiling) = &rules.ceiling {
+            let allowed = ceiling.value.0;
+            let mode = rules.on_excess.as_ref().map_or(OnExcess::Reject, |mode| mode.value);
             let outcome = match mode {
                 OnExcess::Reject => Outcome::Refused,
                 OnExcess::Clamp => Outcome::Clamped,
@@ -299,7 +260,7 @@ impl ProcessRules {
                 let news = excess.without(said);
                 if !news.is_empty() {
                     let change = format!("remove {} from {PATH}.{name}, or add it to the ceiling", news.names());
-                    say(outcome, format!("{PATH}.{name}"), &ceiling.from, news.names(), listed(allowed), change);
+                    say(outcome, format!("{PATH}.{name}"), &ceiling.at, news.names(), listed(allowed), change);
                     said = Set(said.0 | news.0);
                 }
                 if mode != OnExcess::Warn {
@@ -307,20 +268,20 @@ impl ProcessRules {
                 }
             }
         }
-        if let Some(drop) = &self.required_drop {
+        if let Some(drop) = &rules.required_drop {
             let mut dropped = Set(0);
             for (_, set) in named(&mut sets) {
-                let found = set.intersection(set_of(&drop.value));
+                let found = set.intersection(drop.value.0);
                 dropped = Set(dropped.0 | found.0);
                 *set = set.without(found);
             }
             if !dropped.is_empty() {
                 let change = format!("remove {} from {PATH}", dropped.names());
-                say(Outcome::Clamped, PATH.into(), &drop.from, dropped.names(), "none of them".into(), change);
+                say(Outcome::Clamped, PATH.into(), &drop.at, dropped.names(), "none of them".into(), change);
             }
         }
         let before = sets;
-        if let Some(mode) = &self.ambient {
+        if let Some(mode) = &rules.ambient {
             match mode.value {
                 Ambient::NonRoot if uid != 0 => {
                     sets.ambient = sets.effective.intersection(sets.permitted);
@@ -334,10 +295,10 @@ impl ProcessRules {
                 let outcome = if clamped { Outcome::Clamped } else { Outcome::Set };
                 let change = format!("set {PATH}.ambient to this");
                 let (asked, allowed) = (listed(before.ambient), listed(sets.ambient));
-                say(outcome, format!("{PATH}.ambient"), &mode.from, asked, allowed, change);
+                say(outcome, format!("{PATH}.ambient"), &mode.at, asked, allowed, change);
             }
         }
-        if let Some(mode) = &self.inheritable {
+        if let Some(mode) = &rules.inheritable {
             sets.inheritable = match mode.value {
                 Inheritable::Explicit => sets.inheritable,
                 // Ambient capabilities are inheritable ones, or the kernel refuses them.
@@ -349,7 +310,7 @@ impl ProcessRules {
                 let outcome = if clamped { Outcome::Clamped } else { Outcome::Set };
                 let change = format!("set {PATH}.inheritable to this");
                 let (asked, allowed) = (listed(before.inheritable), listed(sets.inheritable));
-                say(outcome, format!("{PATH}.inheritable"), &mode.from, asked, allowed, change);
+                say(outcome, format!("{PATH}.inheritable"), &mode.at, asked, allowed, change);
             }
         }
         Some(sets)
@@ -382,14 +343,19 @@ fn capabilities_json(sets: &Sets) -> Value {
     })
 }
 
-fn typed(sets: &Sets) -> Option<LinuxCapabilities> {
-    // By way of text, as everything of the specification's types is read.
-    serde_json::from_slice(&serde_json::to_vec(&capabilities_json(sets)).ok()?).ok()
-}
-
-/// A word of config.json as it is written there.
-fn word(value: impl Serialize) -> String {
-    serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_string)).unwrap_or_default()
+fn typed(sets: &Sets) -> LinuxCapabilities {
+    let list = |set: Set| {
+        let parsed = set.numbers().filter_map(|n| capabilities::name(n).trim_start_matches("CAP_").parse().ok());
+        Some(parsed.collect::<oci_spec::runtime::Capabilities>())
+    };
+    let mut typed = LinuxCapabilities::default();
+    typed
+        .set_bounding(list(sets.bounding))
+        .set_effective(list(sets.effective))
+        .set_permitted(list(sets.permitted))
+        .set_inheritable(list(sets.inheritable))
+        .set_ambient(list(sets.ambient));
+    typed
 }
 
 /// One config under one policy.
@@ -422,7 +388,7 @@ impl Case<'_> {
     /// Gives the bounding set that comes out.
     fn process(&mut self, process: &Process) -> Set {
         let mut changed = process.clone();
-        self.result.exec.clone().decide(&mut changed, &mut self.result.decisions);
+        ProcessRules::from(self.tables).decide(&mut changed, &mut self.result.decisions);
         if changed.no_new_privileges != process.no_new_privileges {
             self.edit("/process/noNewPrivileges", true);
         }
@@ -523,8 +489,13 @@ impl Case<'_> {
             let plain = |action: &str| action.trim_start_matches("SCMP_ACT_").to_string();
             let names: Vec<String> = forbidden.value.iter().map(|action| plain(action)).collect();
             let entries = section.syscalls().iter().flatten().enumerate();
-            let actions = std::iter::once(("linux.seccomp.defaultAction".to_string(), word(section.default_action())))
-                .chain(entries.map(|(i, entry)| (format!("linux.seccomp.syscalls[{i}].action"), word(entry.action()))));
+            let actions =
+                std::iter::once(("linux.seccomp.defaultAction".to_string(), section.default_action().to_string()))
+                    .chain(
+                        entries.map(|(i, entry)| {
+                            (format!("linux.seccomp.syscalls[{i}].action"), entry.action().to_string())
+                        }),
+                    );
             let found: Vec<_> = actions.filter(|(_, action)| names.contains(&plain(action))).collect();
             for (path, action) in found {
                 let allowed = format!("anything but {}", names.join(", "));
@@ -693,7 +664,7 @@ impl Case<'_> {
         let Some(allow) = &self.tables.devices.allow else { return };
         let mut refused = Vec::new();
         for (i, device) in linux.devices().iter().flatten().enumerate() {
-            let kind = match word(device.typ()).as_str() {
+            let kind = match device.typ().as_str() {
                 "p" => continue,
                 "b" => 'b',
                 _ => 'c',
@@ -706,7 +677,7 @@ impl Case<'_> {
         }
         let rules = linux.resources().as_ref().and_then(|resources| resources.devices().as_ref());
         for (i, rule) in rules.into_iter().flatten().enumerate().filter(|(_, rule)| rule.allow()) {
-            let kind = rule.typ().map_or('a', |typ| match word(typ).as_str() {
+            let kind = rule.typ().map_or('a', |typ| match typ.as_str() {
                 "b" => 'b',
                 "c" | "u" => 'c',
                 _ => 'a',
@@ -852,8 +823,8 @@ pub fn resolve(profile: &Profile, environment: &Environment) -> Result<Value, St
 /// Whether a profile refuses, or reports, any call.
 fn confines(section: &LinuxSeccomp) -> bool {
     let allows = |action: String| action == "SCMP_ACT_ALLOW" || action == "SCMP_ACT_LOG";
-    !allows(word(section.default_action()))
-        || section.syscalls().iter().flatten().any(|entry| !allows(word(entry.action())))
+    !allows(section.default_action().to_string())
+        || section.syscalls().iter().flatten().any(|entry| !allows(entry.action().to_string()))
 }
 
 fn any_matches(patterns: &[String], text: &str) -> bool {

@@ -18,7 +18,7 @@ use crate::plan::namespaces::Kind;
 macro_rules! words {
     ($($(#[$doc:meta])* $Type:ident { $($word:literal => $Variant:ident,)* })*) => {$(
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
         pub enum $Type { $(#[serde(rename = $word)] $Variant,)* }
 
         impl Read for $Type {
@@ -413,10 +413,16 @@ impl Policy {
         }
     }
 
+    /// The rules that select a container, by their places.
+    pub fn selecting(&self, spec: &Spec, bundle: &str) -> Vec<usize> {
+        let selects = |(i, rule): (usize, &Rule)| rule.when.holds(spec, bundle).then_some(i);
+        self.rules.iter().enumerate().filter_map(selects).collect()
+    }
+
     /// What holds for a container: the tables, and over them the rules that select it, in order.
-    pub fn resolve(&self, spec: &Spec, bundle: &str) -> Tables {
+    pub fn with_rules(&self, rules: &[usize]) -> Tables {
         let mut tables = self.tables.clone();
-        for rule in self.rules.iter().filter(|rule| rule.when.holds(spec, bundle)) {
+        for rule in rules.iter().filter_map(|i| self.rules.get(*i)) {
             tables.overlay(&rule.tables);
         }
         tables

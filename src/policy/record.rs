@@ -2,23 +2,23 @@
 //! What a policy decided, kept with the container: `policy.json` in the state directory. Pure.
 //!
 //! It holds the text of every file of the policy instead of a digest of them: an auditor needs the text to know what it
-//! said, and no crate of this program has a hash that would be worth the name.
+//! said, `exec` is held to what it reads there again, and no crate of this program has a hash that would be worth the name.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
 
-use super::decide::{Decision, ProcessRules};
+use super::decide::Decision;
+use super::model::{Policy, Source, Tables};
 
 /// The record's file in the state directory.
 pub const POLICY: &str = "policy.json";
 
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Record {
-    pub sources: Vec<KeptSource>,
+    /// In the order in which they decided.
+    pub policies: Vec<Kept>,
     pub decisions: Vec<Decision>,
-    /// One for each policy, in the order in which they decided.
-    pub process: Vec<ProcessRules>,
     /// Seccomp profiles beside `linux.seccomp`.
     pub stack: Vec<Value>,
     /// Where audit lines go.
@@ -27,8 +27,42 @@ pub struct Record {
     pub lease: Option<u32>,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct KeptSource {
-    pub path: String,
-    pub text: String,
+/// One policy.
+#[derive(Debug, Serialize)]
+pub struct Kept {
+    pub sources: Vec<Source>,
+    /// The rules that select the container, by their places.
+    pub rules: Vec<usize>,
+}
+
+/// What `exec` reads of a record.
+#[derive(Debug)]
+pub struct Held {
+    pub tables: Vec<Tables>,
+    pub stack: Vec<Value>,
+    pub audit: Vec<String>,
+}
+
+impl Held {
+    /// None if it is no record.
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        let record: Value = serde_json::from_slice(bytes).ok()?;
+        let mut tables = Vec::new();
+        for kept in record.get("policies")?.as_array()? {
+            let mut policy = Policy::default();
+            let mut faults = Vec::new();
+            for source in kept.get("sources")?.as_array()? {
+                let member = |name: &str| source.get(name)?.as_str();
+                policy.add(member("path")?, member("text")?.to_string(), &mut faults);
+            }
+            let places = kept.get("rules")?.as_array()?;
+            let rules: Option<Vec<usize>> = places.iter().map(|place| usize::try_from(place.as_u64()?).ok()).collect();
+            if !faults.is_empty() {
+                return None;
+            }
+            tables.push(policy.with_rules(&rules?));
+        }
+        let audit = record.get("audit")?.as_array()?.iter().map(|file| file.as_str().map(str::to_string));
+        Some(Self { tables, stack: record.get("stack")?.as_array()?.clone(), audit: audit.collect::<Option<_>>()? })
+    }
 }

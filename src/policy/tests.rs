@@ -5,11 +5,12 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::decide::{Decision, Effective, Facts, Outcome, apply, decide};
+use super::decide::{Decision, Effective, Facts, Outcome, ProcessRules, apply, decide};
 use super::mesos;
 use super::model::{Policy, Profile};
+use super::record::{Held, Kept, Record};
 use crate::plan::capabilities::{Set, Sets, asked};
-use crate::plan::config::Spec;
+use crate::plan::config::{Process, Spec};
 
 fn read(text: &str) -> Result<Policy, Vec<String>> {
     let mut faults = Vec::new();
@@ -200,24 +201,30 @@ fn dropping_and_lifting() {
 
 #[test]
 fn exec_stays_below_its_container() {
-    let (config, effective) = run(
-        "[capabilities]\nceiling = [\"KILL\", \"CHOWN\"]\nexec_ceiling = [\"KILL\"]\non_excess = \"clamp\"",
-        &config(|c| c["process"]["capabilities"] = caps(&["KILL", "CHOWN"])),
-    )
-    .unwrap();
-    let spec: Spec = serde_json::from_slice(&serde_json::to_vec(&config).unwrap()).unwrap();
-    let mut process = spec.process.unwrap();
-    let text = serde_json::to_string(&effective.exec).unwrap();
-    let kept: super::decide::ProcessRules = serde_json::from_str(&text).unwrap();
-    assert_eq!(kept, effective.exec);
-    kept.for_exec(Set(KILL | CHOWN)).decide(&mut process, &mut Vec::new());
-    assert_eq!(asked(&process).unwrap().bounding, Set(KILL));
+    let held = |text: &str| {
+        let policy = read(text).unwrap();
+        let kept = Kept { sources: policy.sources, rules: Vec::new() };
+        let record = Record { policies: vec![kept], ..Record::default() };
+        let held = Held::read(&serde_json::to_vec(&record).unwrap()).unwrap();
+        assert_eq!(held.tables[0], policy.tables);
+        ProcessRules::from(&held.tables[0])
+    };
+    let process = || -> Process {
+        serde_json::from_value(
+            json!({"user": {"uid": 0, "gid": 0}, "cwd": "/", "capabilities": caps(&["KILL", "CHOWN"])}),
+        )
+        .unwrap()
+    };
+    let rules =
+        held("[capabilities]\nceiling = [\"KILL\", \"CHOWN\"]\nexec_ceiling = [\"KILL\"]\non_excess = \"clamp\"");
+    let mut clamped = process();
+    rules.for_exec(Set(KILL | CHOWN)).decide(&mut clamped, &mut Vec::new());
+    assert_eq!(asked(&clamped).unwrap().bounding, Set(KILL));
     // Without a list: what the container has, whatever the policy would have warned of only.
-    let (_, effective) = run("[capabilities]\non_excess = \"warn\"", &config).unwrap();
     let mut decisions = Vec::new();
-    effective.exec.for_exec(Set(CHOWN)).decide(&mut process, &mut decisions);
-    assert_eq!(decisions[0].outcome, Outcome::Refused);
-    assert!(decisions[0].policy.contains("container"), "{decisions:?}");
+    held("[capabilities]\non_excess = \"warn\"").for_exec(Set(CHOWN)).decide(&mut process(), &mut decisions);
+    assert_eq!((decisions[0].outcome, decisions[0].asked.as_str()), (Outcome::Refused, "CAP_KILL"));
+    assert_eq!(decisions[0].policy, "the container's bounding set");
 }
 
 #[test]
