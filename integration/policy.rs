@@ -419,3 +419,17 @@ fn stacked_profiles_bind_init_and_exec() {
     let seen = bundle.call(["exec", &bundle.id, "/probe"]).output().json();
     assert_eq!(seen["seccomp"], 2, "{seen}");
 }
+
+#[test]
+fn a_kept_config_that_was_changed_is_not_used() {
+    orlop_only!("has policies");
+    let bundle = Bundle::new().args(["/probe", "wait"]);
+    policy(&bundle, "[no_new_privs]\nforce = true\n");
+    call(&bundle, "create").output().ok();
+    bundle.start();
+    bundle.call(["exec", &bundle.id, "/probe"]).output().ok();
+    let kept = bundle.state_root().join(&bundle.id).join("config.json");
+    let text = fs::read_to_string(&kept).unwrap();
+    fs::write(&kept, text.replace("\"noNewPrivileges\": true", "\"noNewPrivileges\": false") + "\n").unwrap();
+    bundle.call(["exec", &bundle.id, "/probe"]).output().fails_with(&["config.json", "digest"]);
+}

@@ -66,7 +66,7 @@ pub fn make(
         let config = &governed.config;
         let (plan, wishes) = prepare(args, &request, config, &host, attended)?;
         let reserved = root.create(id)?;
-        keep(&reserved.0, governed.record.as_ref()).inspect_err(|_| {
+        keep(&reserved.0, governed.record.as_ref(), &config.bytes).inspect_err(|_| {
             // The directory is all there is; the error that is reported is the one that matters.
             drop(reserved.0.remove());
         })?;
@@ -112,7 +112,7 @@ fn with_lease(
     let prepared = || -> Result<(Config, Plan, Wishes)> {
         let lease = lease::take(root, &dir, size).context("--userns=auto")?;
         let config = spec::parse(lease::add_to(&config.bytes, &lease)?)?;
-        keep(&dir, governed.record.as_ref())?;
+        keep(&dir, governed.record.as_ref(), &config.bytes)?;
         let (plan, wishes) = prepare(args, request, &config, host, attended)?;
         Ok((config, plan, wishes))
     };

@@ -16,10 +16,10 @@ use crate::plan::capabilities::Set;
 use crate::plan::config::Process;
 use crate::plan::problem::Problems;
 use crate::policy::decide::{self, Decision, Facts, Outcome, ProcessRules, apply};
-use crate::policy::record::{Held, Kept, POLICY, Record};
+use crate::policy::record::{Held, Kept, POLICY, Record, digest};
 use crate::policy::{file, mesos, model};
 use crate::spec::{self, Config};
-use crate::state::StateDir;
+use crate::state::{CONFIG, StateDir};
 use crate::sys::call;
 
 /// The status of `policy test` for a bundle that would run changed.
@@ -190,12 +190,14 @@ fn audit(files: &[String], event: &str, id: &str, decisions: &[Decision]) -> Res
     Ok(())
 }
 
-/// Keeps the record with a container.
-pub fn keep(dir: &StateDir, record: Option<&Record>) -> Result<()> {
-    match record {
-        Some(record) => dir.save(POLICY, &serde_json::to_vec(record)?),
-        None => Ok(()),
+/// Keeps the record with a container, and in it the digest of the effective `config`.
+pub fn keep(dir: &StateDir, record: Option<&Record>, config: &[u8]) -> Result<()> {
+    let Some(record) = record else { return Ok(()) };
+    let mut value = serde_json::to_value(record)?;
+    if let Some(object) = value.as_object_mut() {
+        object.insert("configDigest".into(), digest(config).into());
     }
+    dir.save(POLICY, &serde_json::to_vec(&value)?)
 }
 
 /// Puts a further process of a container under the rules that the container was made under. Gives the profiles that its
@@ -203,6 +205,10 @@ pub fn keep(dir: &StateDir, record: Option<&Record>) -> Result<()> {
 pub fn govern_exec(dir: &StateDir, process: &mut Process, ceiling: Set) -> Result<Vec<LinuxSeccomp>> {
     let Some(bytes) = dir.load_bytes(POLICY)? else { return Ok(Vec::new()) };
     let held = Held::read(&bytes).ok_or_else(|| anyhow!("{:?} is damaged", dir.path.join(POLICY)))?;
+    let config = dir.load_bytes(CONFIG)?.unwrap_or_default();
+    if digest(&config) != held.config_digest {
+        bail!("{:?} is not the config that the policy has allowed: its digest has changed", dir.path.join(CONFIG));
+    }
     let mut decisions = Vec::new();
     for tables in &held.tables {
         ProcessRules::from(tables).for_exec(ceiling).decide(process, &mut decisions);

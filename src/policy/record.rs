@@ -27,6 +27,12 @@ pub struct Record {
     pub lease: Option<u32>,
 }
 
+/// The SHA-256 of a config in hexadecimal.
+pub fn digest(config: &[u8]) -> String {
+    use sha2::{Digest, Sha256};
+    Sha256::digest(config).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// One policy.
 #[derive(Debug, Serialize)]
 pub struct Kept {
@@ -41,6 +47,7 @@ pub struct Held {
     pub tables: Vec<Tables>,
     pub stack: Vec<Value>,
     pub audit: Vec<String>,
+    pub config_digest: String,
 }
 
 impl Held {
@@ -63,6 +70,12 @@ impl Held {
             tables.push(policy.with_rules(&rules?));
         }
         let audit = record.get("audit")?.as_array()?.iter().map(|file| file.as_str().map(str::to_string));
-        Some(Self { tables, stack: record.get("stack")?.as_array()?.clone(), audit: audit.collect::<Option<_>>()? })
+        let config_digest = record.get("configDigest")?.as_str()?.to_string();
+        Some(Self {
+            config_digest,
+            tables,
+            stack: record.get("stack")?.as_array()?.clone(),
+            audit: audit.collect::<Option<_>>()?,
+        })
     }
 }
