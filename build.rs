@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Leaves the tables for unwinding out of the release binary, a tenth of it: it aborts on a panic (`panic = "abort"`), and
-//! nothing else reads them. Tests do unwind, so this is for the one binary in the one profile.
+//! backtraces, which read them too, are never taken (`sys::process::forbid_backtraces`). Tests do unwind, so this is for
+//! the one binary in the one profile.
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

@@ -564,6 +564,7 @@ pub enum ProgramFormat {
 /// Parses the arguments, runs the command, and reports its error: exit status 1, or what the container's program
 /// returned.
 pub fn main() -> ExitCode {
+    crate::sys::process::forbid_backtraces();
     let arguments: Vec<OsString> = std::env::args_os().collect();
     match run(&arguments) {
         Ok(status) => ExitCode::from(status),

@@ -347,3 +347,12 @@ pub fn pidfd_getfd(pidfd: BorrowedFd<'_>, fd: std::os::fd::RawFd) -> Result<Owne
     let value = check(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) });
     call!("pidfd_getfd({}, {fd})", pidfd.as_raw_fd() => value).map(owned)
 }
+
+/// Makes sure that no backtrace is taken, whatever `RUST_BACKTRACE` and `RUST_LIB_BACKTRACE` say: the release binary has no
+/// tables for unwinding (`build.rs`), and libgcc's unwinder aborts where it finds none. Called first of all.
+pub fn forbid_backtraces() {
+    for name in ["RUST_BACKTRACE", "RUST_LIB_BACKTRACE"] {
+        // SAFETY: the process has one thread, so nothing reads the environment meanwhile.
+        unsafe { std::env::remove_var(name) };
+    }
+}
