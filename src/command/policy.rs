@@ -192,12 +192,10 @@ fn audit(files: &[String], event: &str, id: &str, decisions: &[Decision]) -> Res
 
 /// Keeps the record with a container, and in it the digest of the effective `config`.
 pub fn keep(dir: &StateDir, record: Option<&Record>, config: &[u8]) -> Result<()> {
-    let Some(record) = record else { return Ok(()) };
-    let mut value = serde_json::to_value(record)?;
-    if let Some(object) = value.as_object_mut() {
-        object.insert("configDigest".into(), digest(config).into());
+    match record {
+        Some(record) => dir.save(POLICY, &record.to_json(config)?),
+        None => Ok(()),
     }
-    dir.save(POLICY, &serde_json::to_vec(&value)?)
 }
 
 /// Puts a further process of a container under the rules that the container was made under. Gives the profiles that its

@@ -27,6 +27,20 @@ pub struct Record {
     pub lease: Option<u32>,
 }
 
+impl Record {
+    /// What is kept of it: all, and the [`digest`] of the effective `config`.
+    pub fn to_json(&self, config: &[u8]) -> serde_json::Result<Vec<u8>> {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct WithDigest<'a> {
+            #[serde(flatten)]
+            record: &'a Record,
+            config_digest: String,
+        }
+        serde_json::to_vec(&WithDigest { record: self, config_digest: digest(config) })
+    }
+}
+
 /// The SHA-256 of a config in hexadecimal.
 pub fn digest(config: &[u8]) -> String {
     use sha2::{Digest, Sha256};

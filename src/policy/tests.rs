@@ -205,7 +205,7 @@ fn exec_stays_below_its_container() {
         let policy = read(text).unwrap();
         let kept = Kept { sources: policy.sources, rules: Vec::new() };
         let record = Record { policies: vec![kept], ..Record::default() };
-        let held = Held::read(&serde_json::to_vec(&record).unwrap()).unwrap();
+        let held = Held::read(&record.to_json(b"{}").unwrap()).unwrap();
         assert_eq!(held.tables[0], policy.tables);
         ProcessRules::from(&held.tables[0])
     };
