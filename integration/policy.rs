@@ -433,3 +433,24 @@ fn a_kept_config_that_was_changed_is_not_used() {
     fs::write(&kept, text.replace("\"noNewPrivileges\": true", "\"noNewPrivileges\": false") + "\n").unwrap();
     bundle.call(["exec", &bundle.id, "/probe"]).output().fails_with(&["config.json", "digest"]);
 }
+
+#[test]
+fn a_denial_by_the_policy_names_its_line_and_profile() {
+    orlop_only!("has policies");
+    let bundle = Bundle::new().set("/linux/seccomp", json!({"defaultAction": "SCMP_ACT_ALLOW"}));
+    let profiles = bundle.dir.join("policy");
+    policy(&bundle, &format!("[seccomp]\nconfig_dir = {:?}\nstack = [\"deny.json\"]\n", profiles.to_str().unwrap()));
+    let deny = json!({"defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["keyctl"], "action": "SCMP_ACT_ERRNO", "errnoRet": 71}]});
+    fs::write(profiles.join("deny.json"), deny.to_string()).unwrap();
+    let bundle = bundle.args(["/probe", "syscall", "250", "0", "0"]);
+    bundle.write_config();
+    let policy = profiles.join("policy.toml");
+    let words = ["--policy", policy.to_str().unwrap(), "run", "--explain-denials", "--bundle"];
+    let words = words.into_iter().chain([bundle.dir.to_str().unwrap(), bundle.id.as_str()]);
+    let out = bundle.call(words).output().ok();
+    assert_eq!(out.json()["errno"], 71);
+    for word in ["keyctl", "policy.toml:", "deny.json", "syscalls[0]"] {
+        assert!(out.stderr.contains(word), "{word} in {}", out.stderr);
+    }
+}

@@ -59,6 +59,7 @@ pub fn make(
             idmap_all: lease.is_some(),
             tolerate_cgroups,
             extra_seccomp: governed.stack.clone(),
+            extra_seccomp_names: governed.record.as_ref().map(|r| r.stack_names.clone()).unwrap_or_default(),
         };
         if let Some(size) = lease {
             return with_lease(root, args, attended, &request, &host, &governed, size, interrupts);

@@ -94,6 +94,7 @@ fn under(
                 record.decisions.extend(effective.decisions);
                 record.policies.push(Kept { sources: policy.sources.clone(), rules: effective.rules });
                 record.stack.extend(effective.stack);
+                record.stack_names.extend(effective.stack_names);
                 record.audit.extend(effective.audit);
                 record.lease = record.lease.max(effective.lease);
                 if !effective.edits.is_empty() {

@@ -86,7 +86,8 @@ fn explain(args: &Run, plan: &mut Plan, config: &Config, request: &Request) -> R
     }
     let section = config.spec.linux.as_ref().and_then(|linux| linux.seccomp().as_ref());
     let profiles: Vec<&LinuxSeccomp> = request.extra_seccomp.iter().chain(section).collect();
-    let stack = Stack::new(Arch::NATIVE, &profiles).context("--explain-denials: the profile does not compile")?;
+    let stack = Stack::new(Arch::NATIVE, &profiles, &request.extra_seccomp_names)
+        .context("--explain-denials: the profile does not compile")?;
     let output = match &args.denials_log {
         Some(path) => {
             let opened = OpenOptions::new().append(true).create(true).mode(0o600).open(path);

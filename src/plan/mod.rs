@@ -54,6 +54,8 @@ pub struct Request {
     pub tolerate_cgroups: Option<bool>,
     /// Seccomp profiles of the operator, which bind the container beside its own.
     pub extra_seccomp: Vec<LinuxSeccomp>,
+    /// For each of them where the operator has named it.
+    pub extra_seccomp_names: Vec<String>,
 }
 
 /// Everything `create` will do. Plain data: no descriptors, nothing of the spec's types.

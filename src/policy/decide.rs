@@ -98,6 +98,8 @@ pub struct Effective {
     pub decisions: Vec<Decision>,
     /// Seccomp profiles beside `linux.seccomp`, resolved; the kernel's verdict is the strictest of all.
     pub stack: Vec<Value>,
+    /// For each of them the line that names it, and its file.
+    pub stack_names: Vec<String>,
     /// How many ids to lease for a user namespace of its own.
     pub lease: Option<u32>,
     /// The rules of the policy that select this container, by their places.
@@ -431,10 +433,13 @@ impl Case<'_> {
             arch: Arch::NATIVE,
             kernel: self.facts.kernel,
         };
-        let mut sections = Vec::new();
+        let (mut sections, mut names) = (Vec::new(), Vec::new());
         for (at, profile) in &chosen {
             match resolve(profile, &environment) {
-                Ok(section) => sections.push(section),
+                Ok(section) => {
+                    sections.push(section);
+                    names.push(format!("{at}, {}", profile.path));
+                }
                 Err(fault) => {
                     let change = format!("correct {}", profile.path);
                     self.say(Outcome::Refused, "linux.seccomp", at, "a profile of the policy", fault, change);
@@ -449,10 +454,12 @@ impl Case<'_> {
                 }
             } else {
                 let section = sections.remove(0);
+                names.remove(0);
                 self.edit("/linux/seccomp", section);
             }
         }
         self.result.stack = sections;
+        self.result.stack_names = names;
         if let (Some((at, _)), true) = (chosen.first(), !chosen.is_empty()) {
             let paths: Vec<&str> = chosen.iter().map(|(_, profile)| profile.path.as_str()).collect();
             let (asked, outcome) = match (bundle.is_some(), ignored) {

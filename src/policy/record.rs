@@ -21,6 +21,8 @@ pub struct Record {
     pub decisions: Vec<Decision>,
     /// Seccomp profiles beside `linux.seccomp`.
     pub stack: Vec<Value>,
+    /// For each of them the policy's line and the profile's file.
+    pub stack_names: Vec<String>,
     /// Where audit lines go.
     pub audit: Vec<String>,
     /// How many ids the policy has had leased.

@@ -16,6 +16,7 @@ use crate::plan::problem::Problems;
 pub struct Stack {
     native: Arch,
     members: Vec<(LinuxSeccomp, Examined)>,
+    names: Vec<String>,
 }
 
 /// The verdict on a call, and which profile is to thank.
@@ -28,11 +29,11 @@ pub struct Verdict {
 }
 
 impl Stack {
-    /// None if one of the profiles has faults.
-    pub fn new(native: Arch, profiles: &[&LinuxSeccomp]) -> Option<Self> {
+    /// None if one of the profiles has faults. `names`: where the user finds them; the last one is `linux.seccomp`.
+    pub fn new(native: Arch, profiles: &[&LinuxSeccomp], names: &[String]) -> Option<Self> {
         let member =
             |profile: &&LinuxSeccomp| Some(((*profile).clone(), examine(native, profile, &mut Problems::default())?));
-        Some(Self { native, members: profiles.iter().map(member).collect::<Option<_>>()? })
+        Some(Self { native, members: profiles.iter().map(member).collect::<Option<_>>()?, names: names.to_vec() })
     }
 
     /// What the profiles say together, see [`super::compile_stacked`].
@@ -61,7 +62,12 @@ impl Stack {
     }
 
     fn prefix(&self, member: usize) -> String {
-        if member + 1 == self.members.len() { "linux.seccomp".into() } else { format!("stack[{member}]") }
+        match self.names.get(member) {
+            // A policy's profile may be the last if the bundle has none.
+            Some(name) => format!("{name}: profile"),
+            None if member + 1 == self.members.len() => "linux.seccomp".into(),
+            None => format!("stack[{member}]"),
+        }
     }
 
     /// The arguments that one of the profiles tests for this call. Calls that differ in others only are alike.

@@ -891,7 +891,7 @@ fn stacked_profiles_answer_as_separate_filters() {
         let compiled = stack(Arch::X86_64, &sections, codegen::MAX_INSTRUCTIONS, &mut problems).unwrap();
         assert!(compiled.before.is_empty());
         stacks += 1;
-        let told = Stack::new(Arch::X86_64, &sections).unwrap();
+        let told = Stack::new(Arch::X86_64, &sections, &[]).unwrap();
         for arch in [Arch::X86_64, Arch::X86, Arch::X32, Arch::Aarch64] {
             for name in ["getppid", "socket", "bind", "personality", "keyctl", "mseal", "read", "socketcall"] {
                 let Some(number) = arch::Call::find(name).and_then(|call| arch.number(call)) else { continue };
