@@ -2,14 +2,12 @@
 //! The container's terminal: a pseudo-terminal of its own devpts. Neither end is ever looked up by a name that the
 //! container could have made (CVE-2025-52565, CVE-2026-88264).
 
-use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::sys::stat::{major, makedev};
 use nix::sys::statfs::{DEVPTS_SUPER_MAGIC, fstatfs};
 use nix::unistd::{Uid, dup2_stderr, dup2_stdin, dup2_stdout, fchown, setsid};
@@ -116,11 +114,5 @@ pub fn connect(path: &Path) -> Result<OwnedFd> {
 
 /// Sends the master over a connected socket, with the slave's name as payload (runc's docs/terminals.md).
 pub fn send_master(socket: BorrowedFd<'_>, master: BorrowedFd<'_>, name: &str) -> Result<()> {
-    let payload = [IoSlice::new(name.as_bytes())];
-    let fds = [master.as_raw_fd()];
-    let messages = [ControlMessage::ScmRights(&fds)];
-    sendmsg::<()>(socket.as_raw_fd(), &payload, &messages, MsgFlags::MSG_NOSIGNAL, None)
-        .map_err(failed("sendmsg(console socket)"))
-        .context("send the terminal to --console-socket")?;
-    Ok(())
+    crate::sys::socket::send(socket, name.as_bytes(), Some(master)).context("send the terminal to --console-socket")
 }

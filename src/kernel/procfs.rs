@@ -42,6 +42,11 @@ impl Proc {
         Ok(Self(root))
     }
 
+    /// Another descriptor of the same instance, which needs no further look.
+    pub fn try_clone(&self) -> Result<Self> {
+        Ok(Self(self.0.try_clone().context("duplicate the handle on /proc")?))
+    }
+
     fn file(&self, path: &str, flags: libc::c_int) -> sys::Result<std::fs::File> {
         let name = CString::new(path)
             .map_err(|_| sys::Error { call: format!("openat2(proc, {path:?})"), errno: Errno::EINVAL })?;

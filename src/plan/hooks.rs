@@ -32,27 +32,29 @@ pub struct Hooks {
     pub poststop: Vec<Hook>,
 }
 
+/// The six lists of config.json by their names there.
+pub fn lists(hooks: &oci_spec::runtime::Hooks) -> [(&'static str, &Option<Vec<oci_spec::runtime::Hook>>); 6] {
+    #[allow(deprecated, reason = "prestart is deprecated in the spec, not gone: podman and the NVIDIA toolkit use it")]
+    let prestart = hooks.prestart();
+    [
+        ("prestart", prestart),
+        ("createRuntime", hooks.create_runtime()),
+        ("createContainer", hooks.create_container()),
+        ("startContainer", hooks.start_container()),
+        ("poststart", hooks.poststart()),
+        ("poststop", hooks.poststop()),
+    ]
+}
+
 /// Reads `hooks`.
 pub fn from_spec(spec: &Spec, problems: &mut Problems) -> Hooks {
     let Some(hooks) = &spec.hooks else { return Hooks::default() };
-    #[allow(deprecated, reason = "prestart is deprecated in the spec, not gone: podman and the NVIDIA toolkit use it")]
-    let prestart = hooks.prestart();
-    let mut list = |kind: &str, hooks: &Option<Vec<oci_spec::runtime::Hook>>| -> Vec<Hook> {
-        hooks
-            .iter()
-            .flatten()
-            .enumerate()
-            .map(|(i, hook)| read(&format!("hooks.{kind}[{i}]"), hook, problems))
-            .collect()
-    };
-    Hooks {
-        prestart: list("prestart", prestart),
-        create_runtime: list("createRuntime", hooks.create_runtime()),
-        create_container: list("createContainer", hooks.create_container()),
-        start_container: list("startContainer", hooks.start_container()),
-        poststart: list("poststart", hooks.poststart()),
-        poststop: list("poststop", hooks.poststop()),
-    }
+    let [prestart, create_runtime, create_container, start_container, poststart, poststop] =
+        lists(hooks).map(|(kind, hooks)| -> Vec<Hook> {
+            let hooks = hooks.iter().flatten().enumerate();
+            hooks.map(|(i, hook)| read(&format!("hooks.{kind}[{i}]"), hook, problems)).collect()
+        });
+    Hooks { prestart, create_runtime, create_container, start_container, poststart, poststop }
 }
 
 fn read(at: &str, hook: &oci_spec::runtime::Hook, problems: &mut Problems) -> Hook {

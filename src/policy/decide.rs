@@ -773,16 +773,7 @@ impl Case<'_> {
 
     fn hooks(&mut self) {
         let (Some(allow), Some(hooks)) = (&self.tables.hooks.allow, &self.spec.hooks) else { return };
-        #[allow(deprecated, reason = "prestart hooks are in use")]
-        let lists = [
-            ("prestart", hooks.prestart()),
-            ("createRuntime", hooks.create_runtime()),
-            ("createContainer", hooks.create_container()),
-            ("startContainer", hooks.start_container()),
-            ("poststart", hooks.poststart()),
-            ("poststop", hooks.poststop()),
-        ];
-        for (name, list) in lists {
+        for (name, list) in crate::plan::hooks::lists(hooks) {
             for (i, hook) in list.iter().flatten().enumerate() {
                 let program = hook.path().to_string_lossy();
                 if !any_matches(&allow.value, &program) || has_dots(&program) {

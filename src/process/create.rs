@@ -147,7 +147,7 @@ fn make(
         ignored_signals: host.ignored_signals,
         joined,
         start: listen_for_start(dir)?,
-        proc: Proc::open()?,
+        proc: proc.try_clone()?,
         parents: [ours.fd().as_raw_fd(), interrupts.fd().as_raw_fd(), lock.raw_fd()]
             .into_iter()
             .chain(dir.raw_fds())

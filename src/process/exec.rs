@@ -80,7 +80,7 @@ pub fn exec(
         init: found,
         root,
         cgroup: &cgroup,
-        proc: Proc::open()?,
+        proc: proc.try_clone()?,
         ignored_signals: host.ignored_signals,
         taken: &taken,
         parents: vec![ours.fd().as_raw_fd()],

@@ -210,11 +210,13 @@ pub fn prlimit(pid: Pid, resource: libc::c_uint, soft: u64, hard: u64) -> Result
     call!("prlimit({pid}, {resource}, {soft}, {hard})" => value).map(drop)
 }
 
+/// An array of C strings as execve(2) takes it; valid as long as `strings` is.
+fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
+    strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
+}
+
 /// `execve(2)`. Returns only on failure.
 pub fn execve(path: &std::ffi::CStr, args: &[CString], env: &[CString]) -> super::Error {
-    let pointers = |strings: &[CString]| {
-        strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect::<Vec<*const libc::c_char>>()
-    };
     let (argv, envp) = (pointers(args), pointers(env));
     // SAFETY: path is NUL-terminated; argv and envp are null-terminated arrays of C strings that live through the call.
     unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
@@ -223,9 +225,6 @@ pub fn execve(path: &std::ffi::CStr, args: &[CString], env: &[CString]) -> super
 
 /// `execveat(2)` of a descriptor. Returns only on failure.
 pub fn fexecve(fd: BorrowedFd<'_>, args: &[CString], env: &[CString]) -> super::Error {
-    let pointers = |strings: &[CString]| {
-        strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect::<Vec<*const libc::c_char>>()
-    };
     let (argv, envp) = (pointers(args), pointers(env));
     // SAFETY: as in execve; the empty path with AT_EMPTY_PATH names the descriptor itself.
     unsafe {

@@ -157,16 +157,7 @@ fn user(spec: &Spec) -> User {
 
 fn hooks(spec: &Spec, tree: Option<&Tree>, problems: &mut Problems) -> Result<()> {
     let Some(hooks) = &spec.hooks else { return Ok(()) };
-    #[allow(deprecated, reason = "prestart is deprecated in the spec, not gone")]
-    let lists = [
-        ("prestart", hooks.prestart()),
-        ("createRuntime", hooks.create_runtime()),
-        ("createContainer", hooks.create_container()),
-        ("startContainer", hooks.start_container()),
-        ("poststart", hooks.poststart()),
-        ("poststop", hooks.poststop()),
-    ];
-    for (kind, list) in lists {
+    for (kind, list) in crate::plan::hooks::lists(hooks) {
         for (i, hook) in list.iter().flatten().enumerate() {
             let (at, path) = (format!("hooks.{kind}[{i}].path"), hook.path());
             // A relative path is a fault of its own.

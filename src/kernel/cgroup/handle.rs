@@ -6,7 +6,6 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use nix::errno::Errno;
-use nix::unistd::Pid;
 
 use super::fs;
 use crate::error::ResultExt;
@@ -38,22 +37,13 @@ impl Handle {
         self.directories.is_empty()
     }
 
-    /// Moves the process `pid` with all its threads into the cgroup, in every hierarchy: for one that was not born
-    /// there.
-    ///
-    /// # Errors
-    /// ESRCH if it has ended; EACCES if the caller may not write `cgroup.procs`; ENOSPC on a v1 cpuset without
-    /// processors; EOPNOTSUPP below a threaded v2 cgroup.
-    pub fn join(&self, pid: Pid) -> anyhow::Result<()> {
-        self.directories.iter().try_for_each(|d| d.write("cgroup.procs", &pid.to_string()))
-    }
-
     /// Moves the calling thread, the only one of its process and born in [`Handle::clone_into`] if there is one, into
-    /// the cgroup of every v1 hierarchy. Spares the grace period of [`Handle::join`], as the kernel does not lock thread
-    /// groups to move `current` alone (`cgroup_procs_write_start` in kernel/cgroup/cgroup.c). Nothing to do on v2.
+    /// the cgroup of every v1 hierarchy. Spares the RCU grace period of a write to `cgroup.procs` from outside, as the
+    /// kernel does not lock thread groups to move `current` alone (`cgroup_procs_write_start` in
+    /// kernel/cgroup/cgroup.c). Nothing to do on v2.
     ///
     /// # Errors
-    /// As [`Handle::join`].
+    /// EACCES if the caller may not write `tasks`; ENOSPC on a v1 cpuset without processors.
     pub fn join_self(&self) -> anyhow::Result<()> {
         self.directories.iter().filter(|d| d.version == Version::V1).try_for_each(|d| d.write("tasks", "0"))
     }
