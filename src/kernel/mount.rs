@@ -3,6 +3,7 @@
 //! inode that the look-up of its destination gave: nothing is reachable before its options are in force, nothing
 //! read-only is writable for a moment, and nothing is resolved twice.
 
+use std::borrow::Cow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -20,7 +21,11 @@ use crate::plan::filesystem::Filesystem;
 use crate::plan::idmap::MountMap;
 use crate::plan::mount_options::{Attrs, Propagation, PropagationType, attr, names};
 use crate::plan::mounts::{Kind, Mount, may_cover_proc};
+use crate::sys::fd::{Resolve, openat2};
 use crate::sys::mount::{self, Attr, failed};
+
+/// An option of a file system: key, and value if the option has one.
+type Parameter = (String, Option<String>);
 
 /// A bind mount that waits for its place.
 #[derive(Debug)]
@@ -112,7 +117,11 @@ fn clone_source(
         }
     }
     if fs.user_namespace {
-        check_locked(fd.as_fd(), mount.attrs.then(mount.recursive))?;
+        let is_this = |of: Option<usize>| of.and_then(|of| fs.mounts.get(of)).is_some_and(|m| m.index == mount.index);
+        let remounts = fs.mounts.iter().filter(|m| matches!(m.kind, Kind::Remount { of } if is_this(of)));
+        for change in std::iter::once(mount).chain(remounts) {
+            check_locked(fd.as_fd(), change.change())?;
+        }
     }
     idmap(fd.as_fd(), mount.idmap.as_ref(), mapper)?;
     let default = inherited_propagation(fs);
@@ -256,7 +265,7 @@ pub fn attach(
 ) -> Result<Option<OwnedFd>> {
     let target = match (&mount.kind, &source) {
         (Kind::Bind { .. }, Some(source)) if !source.is_dir => root.file(&mount.destination),
-        (Kind::Tmpfs { .. }, _) => return tmpfs(mount, root),
+        (Kind::Tmpfs { .. }, _) => return tmpfs(mount, root, fs),
         (Kind::Cgroup, _) => return cgroup(mount, root, cgroups, cgroup_sources, fs),
         (Kind::Proc | Kind::Sysfs, _) => root.real_directory(&mount.destination),
         _ => root.directory(&mount.destination),
@@ -289,9 +298,11 @@ fn new_mount(mount: &Mount, fs: &Filesystem) -> Result<OwnedFd> {
         Kind::Devpts => "devpts",
         Kind::Mqueue => "mqueue",
         Kind::Other { fstype } => fstype,
-        Kind::Tmpfs { .. } | Kind::Cgroup | Kind::Bind { .. } => bail!("not one new file system"),
+        _ => bail!("not one new file system"),
     };
-    let made = new_filesystem(fstype, mount.source.as_deref(), &mount.parameters, mount.attrs.to_set());
+    let labelled = matches!(mount.kind, Kind::Devpts | Kind::Other { .. });
+    let parameters = if labelled { with_label(&mount.parameters, fs) } else { Cow::Borrowed(&*mount.parameters) };
+    let made = new_filesystem(fstype, mount.source.as_deref(), &parameters, mount.attrs.to_set());
     let made = match &mount.kind {
         Kind::Sysfs if fs.user_namespace && !fs.network_namespace => made.hint_if(
             Errno::EPERM,
@@ -309,8 +320,68 @@ fn new_mount(mount: &Mount, fs: &Filesystem) -> Result<OwnedFd> {
         ),
         _ => made,
     }?;
+    if let (Kind::Mqueue, Some(label)) = (&mount.kind, &fs.label) {
+        // It has no option for it.
+        let root = openat2(made.as_fd(), c".", libc::O_RDONLY | libc::O_DIRECTORY, 0, Resolve::BENEATH)?;
+        mount::set_label(root.as_fd(), &c_string(label)?).context("linux.mountLabel")?;
+    }
     apply(made.as_fd(), Attrs::default(), Attrs::default(), None, &mount.propagation)?;
     Ok(made)
+}
+
+/// The options, and `linux.mountLabel` as one of them unless they have a context of their own.
+pub fn with_label<'a>(parameters: &'a [Parameter], fs: &Filesystem) -> Cow<'a, [Parameter]> {
+    match &fs.label {
+        Some(label) if !parameters.iter().any(|(key, _)| key == "context") => {
+            let mut all = parameters.to_vec();
+            all.push(("context".to_string(), Some(label.clone())));
+            Cow::Owned(all)
+        }
+        _ => Cow::Borrowed(parameters),
+    }
+}
+
+/// `linux.mountLabel` without SELinux is an error of its own: a file system would call it an unknown option.
+pub fn check_label(fs: &Filesystem) -> Result<()> {
+    if fs.label.is_none() {
+        return Ok(());
+    }
+    mount::fsopen(c"selinuxfs")
+        .map(drop)
+        .hint_if(Errno::ENODEV, "SELinux is not enabled on this host; remove the label")
+        .context("linux.mountLabel")
+}
+
+/// CHILD: changes what an earlier entry mounted, `mounted`, or else what is at the destination. Attributes that the
+/// options do not name stay, so that those which the kernel has locked (mount_namespaces(7)) are no obstacle.
+pub fn remount(mount: &Mount, mounted: Option<BorrowedFd<'_>>, root: &Root, at_end: bool) -> Result<()> {
+    let found;
+    let target = match mounted {
+        Some(mounted) => mounted,
+        None => {
+            // The mount came with another, whose name the configuration knows: a link is no name.
+            let resolve = Resolve(Resolve::IN_ROOT.0 | libc::RESOLVE_NO_SYMLINKS);
+            found = openat2(root.fd(), &c_string(mount.destination.as_str())?, libc::O_PATH, 0, resolve)
+                .hint_if(Errno::ELOOP, "the mount to change must be named without links")
+                .context("destination")?;
+            if !mount::is_mount_root(found.as_fd())? {
+                Err(anyhow!("remount: nothing is mounted there")).hint("list the mount before its remount")?;
+            }
+            found.as_fd()
+        }
+    };
+    if !mount.parameters.is_empty() {
+        let context = mount::fspick(target)?;
+        for (key, value) in &mount.parameters {
+            parameter(context.as_fd(), key, value.as_deref())?;
+        }
+        explain(context.as_fd(), mount::reconfigure(context.as_fd()))?;
+    }
+    // As the tmpfs itself, which is filled first.
+    let later = if at_end { attr::RDONLY } else { 0 };
+    let change = |attrs: Attrs| Attrs { set: attrs.set & !later, ..attrs };
+    apply(target, change(mount.attrs), change(mount.recursive), None, &mount.propagation)
+        .hint_if(Errno::EPERM, "the host mounted it with a flag that the option clears, which a user namespace cannot undo")
 }
 
 /// A detached mount of a new file system with the `MOUNT_ATTR_*` bits `attributes`. What the file system says about a
@@ -318,7 +389,7 @@ fn new_mount(mount: &Mount, fs: &Filesystem) -> Result<OwnedFd> {
 pub fn new_filesystem(
     fstype: &str,
     source: Option<&str>,
-    parameters: &[(String, Option<String>)],
+    parameters: &[Parameter],
     attributes: u64,
 ) -> Result<OwnedFd> {
     let context = mount::fsopen(&c_string(fstype)?)
@@ -328,10 +399,45 @@ pub fn new_filesystem(
         parameter(context, "source", Some(source))?;
     }
     for (key, value) in parameters {
-        parameter(context, key, value.as_deref())?;
+        match value.as_deref() {
+            Some(layers) if fstype == "overlay" && key == "lowerdir" && layers.len() > mount::LONGEST_STRING => {
+                lower_layers(context, layers)?;
+            }
+            value => parameter(context, key, value)?,
+        }
     }
     explain(context, mount::create(context))?;
     explain(context, mount::fsmount(context, attributes))
+}
+
+/// A long `lowerdir` of an overlay, layer by layer (Linux 6.7). In the list a backslash takes a colon's meaning away, and
+/// two colons begin the layers that hold data only.
+fn lower_layers(context: BorrowedFd<'_>, list: &str) -> Result<()> {
+    let (mut layer, mut key) = (String::new(), "lowerdir+");
+    let mut letters = list.chars().peekable();
+    while let Some(letter) = letters.next() {
+        match letter {
+            '\\' => layer.extend(letters.next()),
+            ':' => {
+                add_layer(context, key, &std::mem::take(&mut layer))?;
+                if letters.next_if_eq(&':').is_some() {
+                    key = "datadir+";
+                }
+            }
+            letter => layer.push(letter),
+        }
+    }
+    add_layer(context, key, &layer)
+}
+
+fn add_layer(context: BorrowedFd<'_>, key: &str, layer: &str) -> Result<()> {
+    parameter(context, key, Some(layer)).with_context(|| format!("lowerdir: layer {layer:?}")).hint_if(
+        Errno::EINVAL,
+        format!(
+            "a lowerdir of more than {} bytes is given layer by layer, which takes Linux 6.7",
+            mount::LONGEST_STRING
+        ),
+    )
 }
 
 fn parameter(context: BorrowedFd<'_>, key: &str, value: Option<&str>) -> Result<()> {
@@ -359,9 +465,9 @@ fn explain<T>(context: BorrowedFd<'_>, result: crate::sys::Result<T>) -> Result<
 
 /// A tmpfs takes over the mode of the directory that it covers unless it is given one, and its contents with
 /// `tmpcopyup`.
-fn tmpfs(mount: &Mount, root: &Root) -> Result<Option<OwnedFd>> {
+fn tmpfs(mount: &Mount, root: &Root, fs: &Filesystem) -> Result<Option<OwnedFd>> {
     let covered = root.find(&mount.destination).context("destination")?;
-    let mut parameters = mount.parameters.clone();
+    let mut parameters = with_label(&mount.parameters, fs).into_owned();
     if let Some(covered) = &covered
         && !parameters.iter().any(|(key, _)| key == "mode")
     {
@@ -416,6 +522,11 @@ fn cgroup(
     fs: &Filesystem,
 ) -> Result<Option<OwnedFd>> {
     let target = root.directory(&mount.destination).context("destination")?;
+    let unified = matches!(cgroups, CgroupMounts::Unified(_));
+    if let (Some((key, _)), false) = (mount.parameters.first(), unified && fs.cgroup_namespace) {
+        Err(anyhow!("option {key}: this cgroup mount is not one new file system that could have it"))
+            .hint("options are for cgroup v2 in a cgroup namespace of the container's own")?;
+    }
     let one = |i: usize, cgroup: &CgroupMount| -> Result<OwnedFd> {
         if fs.cgroup_namespace {
             let made = new_cgroup(mount, cgroup)?;
@@ -437,7 +548,8 @@ fn cgroup(
         CgroupMounts::Legacy(all) => {
             let attributes = mount.attrs.to_set() & !attr::RDONLY;
             let mode = [("mode".to_string(), Some("755".to_string()))];
-            let made = new_filesystem("tmpfs", Some("tmpfs"), &mode, attributes)?;
+            let made = new_filesystem("tmpfs", Some("tmpfs"), &with_label(&mode, fs), attributes)?;
+            apply(made.as_fd(), Attrs::default(), Attrs::default(), None, &mount.propagation)?;
             put(mount, made.as_fd(), target.as_fd())?;
             for (i, cgroup) in all.iter().enumerate() {
                 let dir = path::make_directory_in(made.as_fd(), &cgroup.name)?;

@@ -18,7 +18,7 @@ use super::{device, host_mounts};
 use crate::error::ResultExt;
 use crate::plan::filesystem::{Filesystem, InRoot};
 use crate::plan::mount_options::{PropagationType, attr};
-use crate::plan::mounts::Kind;
+use crate::plan::mounts::{Kind, Mount};
 use crate::sys::mount::{self, Attr, failed};
 
 /// What the parent opened for the child. All descriptors are close-on-exec, and are gone after [`finish`].
@@ -56,6 +56,7 @@ pub fn prepare(fs: &Filesystem, mut mapper: Option<&mut Mapper<'_>>) -> Result<P
     if !fs.mount_namespace {
         return Ok(prepared);
     }
+    mounts::check_label(fs)?;
     for mount in &fs.mounts {
         prepared.sources.push(mounts::open_source(mount, fs, mapper.as_deref_mut())?);
     }
@@ -101,8 +102,11 @@ impl Prepared {
     /// PARENT, once the cgroup exists and before the clone: opens what a mount of type `cgroup` binds in a container
     /// without a cgroup namespace. Does nothing if there is no such mount.
     pub fn open_cgroups(&mut self, fs: &Filesystem, cgroups: &CgroupMounts) -> Result<()> {
-        if fs.mount_namespace && !fs.cgroup_namespace && fs.mounts.iter().any(|m| m.kind == Kind::Cgroup) {
-            self.cgroups = mounts::open_cgroup_sources(cgroups)?;
+        if fs.mount_namespace && !fs.cgroup_namespace {
+            // Each mount binds clones of its own, as a clone has one place.
+            for _ in fs.mounts.iter().filter(|m| m.kind == Kind::Cgroup) {
+                self.cgroups.extend(mounts::open_cgroup_sources(cgroups)?);
+            }
         }
         Ok(())
     }
@@ -160,10 +164,27 @@ fn build_here(fs: &Filesystem, prepared: &mut Prepared, cgroups: &CgroupMounts) 
     attach_root(fs, &prepared.root).with_context(|| format!("root.path {}", fs.root.display()))?;
     let mut pts = None;
     let mut sources = std::mem::take(&mut prepared.sources).into_iter();
-    for mount in &fs.mounts {
+    let mut cgroup_sources = prepared.cgroups.chunks(cgroups.all().len().max(1));
+    // What later entries change, by its place in the list.
+    let changes = |m: &Mount| if let Kind::Remount { of } = m.kind { of } else { None };
+    let changed: Vec<usize> = fs.mounts.iter().filter_map(changes).collect();
+    let mut held: Vec<(usize, OwnedFd)> = Vec::new();
+    for (i, mount) in fs.mounts.iter().enumerate() {
         let source = sources.next().flatten();
-        let made = mounts::attach(mount, &prepared.root, source, cgroups, &prepared.cgroups, fs)
-            .with_context(|| mount.name())?;
+        if let Kind::Remount { of } = mount.kind {
+            let mounted = held.iter().find(|(i, _)| Some(*i) == of).map(|(_, fd)| fd.as_fd());
+            let at_end = of.and_then(|of| fs.mounts.get(of)).is_some_and(|m| m.read_only_at_end);
+            mounts::remount(mount, mounted, &prepared.root, at_end).with_context(|| mount.name())?;
+            continue;
+        }
+        let clones = if mount.kind == Kind::Cgroup { cgroup_sources.next().unwrap_or_default() } else { &[] };
+        let made =
+            mounts::attach(mount, &prepared.root, source, cgroups, clones, fs).with_context(|| mount.name())?;
+        if let Some(made) = &made
+            && changed.contains(&i)
+        {
+            held.push((i, made.try_clone()?));
+        }
         if mount.kind == Kind::Devpts && mount.destination.as_str() == "/dev/pts" {
             pts = made;
         } else if mount.read_only_at_end {
@@ -247,6 +268,12 @@ pub fn open_console(root: &Root) -> Result<Console> {
     Console::open(pts.as_fd())
 }
 
+/// CHILD, before the createContainer hooks: makes the built tree their working directory, as runc does. They still have
+/// the host's root, and get there without a name of it.
+pub fn visit(prepared: &Prepared) -> Result<()> {
+    Ok(fchdir(prepared.root.fd()).map_err(failed("fchdir(root)"))?)
+}
+
 /// CHILD, after the createContainer hooks: makes the built tree the root and the working directory, and detaches the
 /// host's.
 pub fn enter(fs: &Filesystem, prepared: &Prepared) -> Result<()> {
@@ -279,7 +306,7 @@ pub fn finish(fs: &Filesystem, prepared: Prepared) -> Result<()> {
     for path in &fs.read_only_paths {
         make_read_only(root, path).with_context(|| format!("linux.readonlyPaths {path}"))?;
     }
-    let mut masks = Masks { null: prepared.null.as_ref(), null_used: false, empty: None };
+    let mut masks = Masks { fs, null: prepared.null.as_ref(), null_used: false, empty: None };
     for path in &fs.masked {
         masks.put(root, path).with_context(|| format!("linux.maskedPaths {path}"))?;
     }
@@ -308,6 +335,7 @@ fn make_read_only(root: &Root, path: &InRoot) -> Result<()> {
 /// The two things that masked paths are covered with. Each is made once and cloned from its first place, which costs
 /// the kernel no new superblock.
 struct Masks<'a> {
+    fs: &'a Filesystem,
     null: Option<&'a OwnedFd>,
     null_used: bool,
     empty: Option<OwnedFd>,
@@ -338,6 +366,7 @@ impl Masks<'_> {
         let limits = [("nr_blocks", "1"), ("nr_inodes", "2"), ("mode", "755")];
         let limits = limits.map(|(key, value)| (key.to_string(), Some(value.to_string())));
         let attributes = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC;
+        let limits = mounts::with_label(&limits, self.fs);
         let empty = mounts::new_filesystem("tmpfs", Some("tmpfs"), &limits, attributes)?;
         mount::attach(empty.as_fd(), target.as_fd())?;
         self.empty = Some(empty);

@@ -101,6 +101,9 @@ pub struct Filesystem {
     /// `--no-pivot`: move the root and `chroot(2)`, for hosts whose root is the initramfs.
     pub no_pivot: bool,
     pub mounts: Vec<Mount>,
+    /// `linux.mountLabel`: the SELinux context of all that is in the container's new file systems.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
     /// Whether /dev is orlop's to fill. Not so if the configuration binds another directory there, or the devtmpfs.
     pub populate_dev: bool,
     pub devices: Vec<Device>,
@@ -135,8 +138,10 @@ impl Filesystem {
             }
         }
         let devices = devices::plan(configured, user_namespace || !host.initial_user_namespace, problems);
-        if linux.is_some_and(|l| l.mount_label().as_ref().is_some_and(|label| !label.is_empty())) {
-            problems.error("linux.mountLabel", "SELinux labels are not supported");
+        let label = linux.and_then(|l| l.mount_label().clone()).filter(|label| !label.is_empty());
+        if let Some(label) = &label {
+            problems.no_nul("linux.mountLabel", label);
+            needs_mount_namespace("linux.mountLabel", facts, problems);
         }
         let masked = linux.and_then(|l| l.masked_paths().as_deref()).unwrap_or_default();
         let read_only_paths = linux.and_then(|l| l.readonly_paths().as_deref()).unwrap_or_default();
@@ -157,6 +162,7 @@ impl Filesystem {
             terminal: facts.terminal,
             no_pivot: facts.no_pivot,
             mounts,
+            label,
             populate_dev,
             devices: if populate_dev { devices } else { Vec::new() },
             masked: paths("linux.maskedPaths", masked, facts, problems),
@@ -271,7 +277,7 @@ mod tests {
     #[test]
     fn faults_have_their_json_path() {
         for (linux, path) in [
-            (json!({"mountLabel": "system_u:object_r:x_t:s0"}), "linux.mountLabel"),
+            (json!({"mountLabel": "a\u{0}b"}), "linux.mountLabel"),
             (json!({"rootfsPropagation": "open"}), "linux.rootfsPropagation"),
             (json!({"maskedPaths": ["/a", "b"]}), "linux.maskedPaths[1]"),
             (json!({"readonlyPaths": ["/a\u{0}"]}), "linux.readonlyPaths[0]"),

@@ -139,11 +139,10 @@ enum Action {
     Idmap {
         recursive: bool,
     },
-    /// Known, but not done: the reason.
-    Refused(&'static str),
+    Remount,
 }
 
-use Action::{Attr, Bind, CopyUp, Idmap, Nothing, RecursiveAttr, Refused, Superblock};
+use Action::{Attr, Bind, CopyUp, Idmap, Nothing, RecursiveAttr, Remount, Superblock};
 use Change::{Atime, Clear, NotAtime, Set};
 
 /// Every word, sorted.
@@ -179,7 +178,7 @@ const TABLE: [(&str, Action); 62] = [
     ("rdev", RecursiveAttr(Clear(attr::NODEV))),
     ("rdiratime", RecursiveAttr(Clear(attr::NODIRATIME))),
     ("relatime", Attr(Atime(attr::RELATIME))),
-    ("remount", Refused("nothing is mounted there yet; give the options where it is mounted")),
+    ("remount", Remount),
     ("rexec", RecursiveAttr(Clear(attr::NOEXEC))),
     ("ridmap", Idmap { recursive: true }),
     ("rnoatime", RecursiveAttr(Atime(attr::NOATIME))),
@@ -223,7 +222,7 @@ fn action(word: &str) -> Option<Action> {
 
 /// The words that orlop carries out, for the `features` command (features.md#mount-options).
 pub fn words() -> impl Iterator<Item = &'static str> {
-    TABLE.iter().filter(|(_, action)| !matches!(action, Refused(_))).map(|(name, _)| *name)
+    TABLE.iter().map(|(name, _)| *name)
 }
 
 /// `mounts[].options`, sorted by what they change.
@@ -245,8 +244,8 @@ pub struct Options {
     pub idmap: Option<(usize, bool)>,
     /// Words for the file system, each with its index.
     pub data: Vec<(usize, String)>,
-    /// Words that are known but not carried out: index, reason.
-    pub refused: Vec<(usize, &'static str)>,
+    /// `remount`: change what an earlier entry mounted, instead of mounting something.
+    pub remount: bool,
 }
 
 impl Options {
@@ -265,7 +264,7 @@ impl Options {
                 Some(Idmap { recursive }) => {
                     options.idmap = Some((i, recursive || options.idmap.is_some_and(|(_, r)| r)));
                 }
-                Some(Refused(why)) => options.refused.push((i, why)),
+                Some(Remount) => options.remount = true,
                 None if word.is_empty() => {}
                 None => options.data.push((i, word.clone())),
             }
@@ -335,13 +334,13 @@ mod tests {
         // config.md#linux-mount-options, and tmpcopyup, which runc added.
         let required = "async atime bind defaults dev diratime dirsync exec idmap iversion lazytime loud mand noatime nodev \
             nodiratime noexec noiversion nolazytime nomand norelatime nostrictatime nosuid nosymfollow private ratime \
-            rbind rdev rdiratime relatime rexec ridmap rnoatime rnodev rnodiratime rnoexec rnorelatime \
+            rbind rdev rdiratime relatime remount rexec ridmap rnoatime rnodev rnodiratime rnoexec rnorelatime \
             rnostrictatime rnosuid rnosymfollow ro rprivate rrelatime rro rrw rshared rslave rstrictatime rsuid \
             rsymfollow runbindable rw shared silent slave strictatime suid symfollow sync tmpcopyup unbindable";
         for word in required.split_whitespace() {
             assert!(words().any(|w| w == word), "{word}");
         }
-        assert_eq!(parse("remount").refused.len(), 1);
+        assert!(parse("remount").remount && !parse("ro").remount);
         assert!(parse("acl").data.len() == 1, "acl is the file system's");
     }
 

@@ -39,6 +39,11 @@ impl Mount {
     pub fn name(&self) -> String {
         format!("mounts[{}] {}", self.index, self.destination)
     }
+
+    /// What happens to the attributes of the mount itself.
+    pub fn change(&self) -> Attrs {
+        self.recursive.then(self.attrs)
+    }
 }
 
 /// What is mounted.
@@ -63,6 +68,11 @@ pub enum Kind {
     /// Any other type that `fsopen(2)` knows.
     Other {
         fstype: String,
+    },
+    /// A change of what is mounted at the destination already. `of` is the place in the list of the entry that mounted
+    /// it; without one the mount came with an `rbind`.
+    Remount {
+        of: Option<usize>,
     },
 }
 
@@ -95,17 +105,29 @@ pub fn plan(mounts: &[oci_spec::runtime::Mount], bundle: &Path, facts: &Facts, p
             "add {\"type\": \"mount\"} without a path to linux.namespaces, or remove the mounts",
         );
     }
-    let mut planned: Vec<Mount> =
-        mounts.iter().enumerate().filter_map(|(i, mount)| plan_one(i, mount, bundle, facts, problems)).collect();
-    let destinations: Vec<InRoot> = planned.iter().map(|m| m.destination.clone()).collect();
-    for (i, mount) in planned.iter_mut().enumerate() {
-        let used_later = destinations.iter().skip(i + 1).any(|later| later.is_below(&mount.destination));
-        let fresh = matches!(mount.kind, Kind::Tmpfs { .. });
-        mount.read_only_at_end = fresh
-            && mount.attrs.then(mount.recursive).set & attr::RDONLY != 0
-            && (used_later || mount.destination.as_str() == "/dev");
+    let mut planned: Vec<Mount> = Vec::with_capacity(mounts.len());
+    for (i, mount) in mounts.iter().enumerate() {
+        let one = plan_one(i, mount, bundle, facts, &planned, problems);
+        planned.extend(one);
+    }
+    let at_end: Vec<bool> = (0..planned.len()).map(|i| read_only_at_end(&planned, i)).collect();
+    for (mount, at_end) in planned.iter_mut().zip(at_end) {
+        mount.read_only_at_end = at_end;
     }
     planned
+}
+
+/// Whether the tmpfs at `i`, or a remount of it, makes it read-only although something may have to be made inside: on
+/// /dev, and wherever a mount follows, since a link of the image (/var/run) can lead any of them into it.
+fn read_only_at_end(mounts: &[Mount], i: usize) -> bool {
+    let Some((mount, later)) = mounts.get(i..).and_then(<[Mount]>::split_first) else { return false };
+    if !matches!(mount.kind, Kind::Tmpfs { .. }) {
+        return false;
+    }
+    let is_change = |m: &&Mount| m.kind == Kind::Remount { of: Some(i) };
+    let change = later.iter().filter(is_change).fold(mount.change(), |change, m| change.then(m.change()));
+    change.set & attr::RDONLY != 0
+        && (mount.destination.as_str() == "/dev" || later.iter().any(|m| !matches!(m.kind, Kind::Remount { .. })))
 }
 
 fn plan_one(
@@ -113,13 +135,11 @@ fn plan_one(
     mount: &oci_spec::runtime::Mount,
     bundle: &Path,
     facts: &Facts,
+    earlier: &[Mount],
     problems: &mut Problems,
 ) -> Option<Mount> {
     let at = |field: &str| format!("mounts[{i}].{field}");
     let options = Options::parse(mount.options().as_deref().unwrap_or_default());
-    for (j, why) in &options.refused {
-        problems.error(format!("mounts[{i}].options[{j}]"), *why);
-    }
     let destination = destination(&at("destination"), mount.destination(), problems);
     let source = match mount.source() {
         Some(source) => {
@@ -128,10 +148,30 @@ fn plan_one(
         }
         None => None,
     };
-    let kind = kind(i, mount.typ().as_deref().unwrap_or_default(), source.as_deref(), &options, bundle, problems)?;
-    let mut parameters = parameters(i, &kind, &options, problems);
-    let attrs =
-        options.attrs.then(if matches!(kind, Kind::Bind { .. }) { Attrs::default() } else { options.recursive });
+    let kind = match (options.remount, &destination) {
+        (true, Some(at)) => Kind::Remount {
+            of: earlier.iter().rposition(|m| m.destination == *at && !matches!(m.kind, Kind::Remount { .. })),
+        },
+        _ => kind(i, mount.typ().as_deref().unwrap_or_default(), source.as_deref(), &options, bundle, problems)?,
+    };
+    let file_system = match &kind {
+        Kind::Bind { .. } => None,
+        // One that is certainly the container's own: the host's must not change.
+        Kind::Remount { of: Some(of) } if options.bind.is_none() => {
+            earlier.get(*of).map(|m| &m.kind).filter(|kind| is_private(kind))
+        }
+        Kind::Remount { .. } => None,
+        kind => Some(kind),
+    };
+    let mut parameters = parameters(i, &kind, file_system, &options, problems);
+    let has_tree = matches!(kind, Kind::Bind { .. } | Kind::Remount { .. });
+    let attrs = options.attrs.then(if has_tree { Attrs::default() } else { options.recursive });
+    if let Kind::Remount { of: Some(of) } = kind
+        && attrs.clear & attr::RDONLY != 0
+        && earlier.get(of).is_some_and(|m| m.parameters.iter().any(|(key, _)| key == "ro"))
+    {
+        problems.error(at("options"), "the file system itself was mounted ro before, which a remount does not change");
+    }
     let is_other = matches!(kind, Kind::Other { .. });
     if is_other && attrs.set & attr::RDONLY != 0 {
         // A file system on a device must know, so that it opens the device read-only too.
@@ -143,10 +183,10 @@ fn plan_one(
     Some(Mount {
         index: i,
         destination,
-        source: source.filter(|s| !bind && !s.is_empty()),
+        source: source.filter(|s| !has_tree && !s.is_empty()),
         kind,
         attrs,
-        recursive: if bind { options.recursive } else { Attrs::default() },
+        recursive: if has_tree { options.recursive } else { Attrs::default() },
         idmap: idmap(i, mount, &options, bind, facts, problems),
         propagation: options.propagation,
         parameters,
@@ -274,24 +314,42 @@ fn kind(
     })
 }
 
-/// The options for the file system; for a bind mount all of them are problems, as the kernel would drop them.
-fn parameters(i: usize, kind: &Kind, options: &Options, problems: &mut Problems) -> Vec<(String, Option<String>)> {
+/// Whether a file system of this kind belongs to the container alone.
+fn is_private(kind: &Kind) -> bool {
+    match kind {
+        Kind::Proc | Kind::Tmpfs { .. } | Kind::Devpts => true,
+        Kind::Other { fstype } => fstype == "overlay",
+        _ => false,
+    }
+}
+
+/// The options for the file system, if there is one to configure. For a bind mount, or the remount of one, all of them
+/// are problems, as the kernel would drop them or apply them to the host's mounts.
+fn parameters(
+    i: usize,
+    kind: &Kind,
+    file_system: Option<&Kind>,
+    options: &Options,
+    problems: &mut Problems,
+) -> Vec<(String, Option<String>)> {
     if let (Some(j), false) = (options.copy_up, matches!(kind, Kind::Tmpfs { .. })) {
         problems.error(format!("mounts[{i}].options[{j}]"), "tmpcopyup is for type tmpfs only");
     }
     let mut parameters = Vec::new();
     for (j, flag) in &options.superblock {
-        match kind {
-            Kind::Bind { .. } => {
-                problems.warn(format!("mounts[{i}].options[{j}]"), format!("{flag} does nothing on a bind mount"))
-            }
-            _ => parameters.push(((*flag).to_string(), None)),
+        match file_system {
+            None => problems.warn(format!("mounts[{i}].options[{j}]"), format!("{flag} does nothing on a bind mount")),
+            Some(_) => parameters.push(((*flag).to_string(), None)),
         }
     }
     for (j, word) in &options.data {
         let at = format!("mounts[{i}].options[{j}]");
-        if matches!(kind, Kind::Bind { .. }) {
-            problems.error(at, format!("{word:?} is not an option of a bind mount"));
+        if file_system.is_none() {
+            problems.error_hint(
+                at,
+                format!("{word:?} is not an option of a bind mount"),
+                "of its own file systems a container can remount tmpfs, proc, devpts and overlay with other options",
+            );
         } else if problems.no_nul(at, word) {
             for part in word.split(',').filter(|part| !part.is_empty()) {
                 parameters.push(match part.split_once('=') {
@@ -308,11 +366,12 @@ fn check_proc(i: usize, destination: &InRoot, kind: &Kind, problems: &mut Proble
     let at = format!("mounts[{i}].destination");
     if destination.as_str() == "/proc" {
         // Whether the source of a bind is a procfs is seen when it is opened.
-        if !matches!(kind, Kind::Proc | Kind::Bind { .. }) {
+        if !matches!(kind, Kind::Proc | Kind::Bind { .. } | Kind::Remount { .. }) {
             problems.error(at, "only type proc, or a bind of a procfs, may be mounted on /proc");
         }
     } else if destination.as_str().starts_with("/proc/")
         && !(may_cover_proc(destination) && matches!(kind, Kind::Bind { .. }))
+        && !matches!(kind, Kind::Remount { .. })
     {
         problems.error_hint(
             at,
@@ -397,7 +456,11 @@ mod tests {
                 "mounts[0].options[1]",
                 "not an option of a bind mount",
             ),
-            (json!({"destination": "/a", "type": "tmpfs", "options": ["remount"]}), "mounts[0].options[0]", "nothing"),
+            (
+                json!({"destination": "/a", "type": "tmpfs", "options": ["remount", "size=1m"]}),
+                "mounts[0].options[1]",
+                "not an option of a bind mount",
+            ),
             (json!({"destination": "/a", "type": "proc", "options": ["tmpcopyup"]}), "mounts[0].options[0]", "tmpfs"),
             (
                 json!({"destination": "/a", "source": "/b", "options": ["rbind", "ridmap"]}),
@@ -478,7 +541,39 @@ mod tests {
             {"destination": "/sys/fs/cgroup", "type": "cgroup", "options": ["ro"]},
         ]));
         let at_end: Vec<bool> = mounts.iter().map(|m| m.read_only_at_end).collect();
-        assert_eq!(at_end, [true, false, false, true, false, false]);
+        assert_eq!(at_end, [true, true, false, true, false, false]);
+        let (mounts, _) = planned(json!([{"destination": "/run", "type": "tmpfs", "options": ["ro"]}]));
+        assert!(!mounts[0].read_only_at_end);
+    }
+
+    #[test]
+    fn a_remount_is_of_the_last_entry_at_its_destination() {
+        let (mounts, problems) = planned(json!([
+            {"destination": "/a", "source": "/x", "options": ["bind"]},
+            {"destination": "/a/", "type": "tmpfs", "options": ["ro"]},
+            {"destination": "/b", "type": "tmpfs"},
+            {"destination": "/a", "options": ["remount", "size=1m", "sync", "rw", "rnosuid"]},
+            {"destination": "/a", "options": ["remount", "bind", "nodev"]},
+            {"destination": "/c", "options": ["remount", "rro"]},
+            {"destination": "/b", "options": ["remount", "ro"]},
+            {"destination": "/d", "type": "tmpfs"},
+        ]));
+        assert_eq!(problems.errors, []);
+        let of: Vec<&Kind> = mounts.iter().skip(3).map(|m| &m.kind).collect();
+        assert_eq!(*of[0], Kind::Remount { of: Some(1) });
+        assert_eq!(*of[1], Kind::Remount { of: Some(1) });
+        assert_eq!(*of[2], Kind::Remount { of: None });
+        assert_eq!(mounts[3].parameters.len(), 2);
+        assert_eq!((mounts[3].attrs.clear, mounts[3].recursive.set), (attr::RDONLY, attr::NOSUID));
+        assert!(!mounts[1].read_only_at_end, "the remount made it rw");
+        assert!(mounts[2].read_only_at_end, "the remount made it ro, and a mount follows");
+        let (_, problems) = planned(json!([
+            {"destination": "/a", "type": "ext4", "source": "/dev/x", "options": ["ro"]},
+            {"destination": "/a", "options": ["remount", "rw"]},
+            {"destination": "/a", "options": ["remount", "errors=continue"]},
+        ]));
+        let at: Vec<&str> = problems.errors.iter().map(|p| p.path.as_str()).collect();
+        assert_eq!(at, ["mounts[1].options", "mounts[2].options[1]"]);
     }
 
     #[test]

@@ -170,7 +170,10 @@ fn prepare(plan: &Plan, mut inherited: Inherited<'_>, channel: &mut Channel, pro
     progress.reached(Step::CreateContainerHooks);
     let state =
         |status| hook_state(&plan.id, status, std::process::id().cast_signed(), &plan.bundle, &plan.annotations);
-    hook::run_all("createContainer", &plan.hooks.create_container, &state(Status::Creating), None)?;
+    if !plan.hooks.create_container.is_empty() {
+        rootfs::visit(&rootfs)?;
+        hook::run_all("createContainer", &plan.hooks.create_container, &state(Status::Creating), None)?;
+    }
 
     progress.reached(Step::PivotRoot);
     rootfs::enter(&plan.filesystem, &rootfs)?;

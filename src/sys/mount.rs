@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The mount calls that take descriptors: `fsopen(2)`, `fsconfig(2)`, `fsmount(2)`, `open_tree(2)`, `move_mount(2)`,
+//! The mount calls that take descriptors: `fsopen(2)`, `fspick(2)`, `fsconfig(2)`, `fsmount(2)`, `open_tree(2)`, `move_mount(2)`,
 //! `mount_setattr(2)`; and `pivot_root(2)`, `umount2(2)` of the working directory. None takes a path of a container.
 
 use std::ffi::CStr;
@@ -16,6 +16,9 @@ const FSMOUNT_CLOEXEC: libc::c_uint = 1;
 const FSCONFIG_SET_FLAG: libc::c_uint = 0;
 const FSCONFIG_SET_STRING: libc::c_uint = 1;
 const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
+const FSCONFIG_CMD_RECONFIGURE: libc::c_uint = 7;
+const FSPICK_CLOEXEC: libc::c_uint = 0x01;
+const FSPICK_EMPTY_PATH: libc::c_uint = 0x08;
 const OPEN_TREE_CLONE: libc::c_uint = 1;
 const OPEN_TREE_CLOEXEC: libc::c_uint = libc::O_CLOEXEC.unsigned_abs();
 const MOVE_MOUNT_F_EMPTY_PATH: libc::c_uint = 0x04;
@@ -63,6 +66,31 @@ pub fn set_string(context: BorrowedFd<'_>, key: &CStr, value: &CStr) -> Result<(
 /// `fsconfig(2)` with FSCONFIG_CMD_CREATE: makes the superblock.
 pub fn create(context: BorrowedFd<'_>) -> Result<()> {
     call!("fsconfig({}, CMD_CREATE)", context.as_raw_fd() => configure(context, FSCONFIG_CMD_CREATE, None, None))
+}
+
+/// `fspick(2)`: a configuration context to change the file system of a mount; `mount` must be its root.
+pub fn fspick(mount: BorrowedFd<'_>) -> Result<OwnedFd> {
+    // SAFETY: the path is NUL-terminated.
+    let fd = call!("fspick({})", mount.as_raw_fd() => check(unsafe {
+        libc::syscall(libc::SYS_fspick, mount.as_raw_fd(), c"".as_ptr(), FSPICK_EMPTY_PATH | FSPICK_CLOEXEC)
+    }))?;
+    Ok(owned(fd))
+}
+
+/// `fsconfig(2)` with FSCONFIG_CMD_RECONFIGURE: applies the options to the superblock that was picked.
+pub fn reconfigure(context: BorrowedFd<'_>) -> Result<()> {
+    call!("fsconfig({}, CMD_RECONFIGURE)", context.as_raw_fd() =>
+        configure(context, FSCONFIG_CMD_RECONFIGURE, None, None))
+}
+
+/// `fsetxattr(2)` of `security.selinux`; `file` must not be O_PATH.
+pub fn set_label(file: BorrowedFd<'_>, label: &CStr) -> Result<()> {
+    let length = label.to_bytes_with_nul().len();
+    // SAFETY: name and value are valid for the given lengths.
+    let value = unsafe {
+        libc::fsetxattr(file.as_raw_fd(), c"security.selinux".as_ptr(), label.as_ptr().cast(), length, 0)
+    };
+    call!("fsetxattr({}, \"security.selinux\", {label:?})", file.as_raw_fd() => check(value.into())).map(drop)
 }
 
 fn configure(

@@ -120,18 +120,18 @@ fn fstype(kind: &Kind) -> Option<&str> {
         Kind::Devpts => Some("devpts"),
         Kind::Mqueue => Some("mqueue"),
         Kind::Other { fstype } => Some(fstype),
-        Kind::Bind { .. } | Kind::Cgroup => None,
+        Kind::Bind { .. } | Kind::Cgroup | Kind::Remount { .. } => None,
     }
 }
 
 fn words(mount: &Mount) -> String {
     let kind = fstype(&mount.kind).unwrap_or("a mount");
-    let set = mount.recursive.then(mount.attrs).set & COMPARED;
+    let set = mount.change().set & COMPARED;
     [&[kind], names(set).as_slice()].concat().join(" ")
 }
 
 fn attributes(mount: &Mount, listed: &Listed<'_>, at: &str, report: &mut Report) {
-    let asked = mount.recursive.then(mount.attrs);
+    let asked = mount.change();
     let has = |name: &&str| listed.options.contains(name);
     let same = fstype(&mount.kind).is_none_or(|fstype| fstype == listed.fstype)
         && names(asked.set & COMPARED).iter().all(has)
