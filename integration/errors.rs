@@ -303,7 +303,6 @@ fn fields_that_are_not_carried_out_are_refused_by_name() {
     orlop_only!("promises that no field is ignored");
     for (pointer, value) in [
         ("/linux/intelRdt", json!({"closID": "x", "l3CacheSchema": "L3:0=f"})),
-        ("/linux/mountLabel", json!("a:b:c:d")),
         ("/linux/netDevices", json!({"eth1": {"name": "eth0"}})),
     ] {
         let name = pointer[1..].replace('/', ".");

@@ -186,6 +186,15 @@ fn each_runs_in_its_namespaces() {
 }
 
 #[test]
+fn create_container_hooks_run_in_the_root_s_directory() {
+    peer_differs!("crun", "1.8 leaves them in the bundle");
+    let recorded = Recorded::new();
+    recorded.bundle.create();
+    // By its name on the host, as the hook has the host's root.
+    assert_eq!(recorded.of("createContainer")["cwd"], recorded.bundle.rootfs().to_str().unwrap());
+}
+
+#[test]
 fn hooks_get_no_descriptor_of_the_runtime() {
     let recorded = Recorded::new();
     let bundle = &recorded.bundle;

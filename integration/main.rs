@@ -29,6 +29,7 @@ mod harness;
 mod hooks;
 mod idmap;
 mod lifecycle;
+mod mount_options;
 mod mounts;
 mod namespaces;
 mod notify;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use crate::harness::{Bundle, Flavor, Layer, flavor, has, host, mount_at};
-use crate::peer_differs;
+use crate::{orlop_only, peer_differs};
 
 /// A bundle with a directory on the host to bind: `volume/file` and `volume/sub`.
 fn with_volume() -> (Bundle, PathBuf) {
@@ -226,12 +226,16 @@ fn rootfs_propagation_is_applied() {
         let seen = Bundle::new().set("/linux/rootfsPropagation", kind).report();
         mount_at(&seen, "/")["propagation"].clone()
     };
-    assert_eq!(at("private"), json!([]));
+    for word in ["private", "rprivate", "slave", "rslave"] {
+        assert_eq!(at(word), json!([]), "{word}");
+    }
     if flavor() != Flavor::Runc {
         // 1.1.5 cannot bind the root on itself once it is unbindable.
         assert_eq!(at("unbindable"), json!(["unbindable"]));
+        assert_eq!(at("runbindable"), json!(["unbindable"]));
         // Nor does it share what the host keeps private.
         assert!(at("shared")[0].as_str().unwrap().starts_with("shared:"));
+        assert!(at("rshared")[0].as_str().unwrap().starts_with("shared:"));
     }
     peer_differs!("crun", "1.8 takes any word");
     let bundle = Bundle::new().set("/linux/rootfsPropagation", "sideways");
@@ -334,6 +338,178 @@ fn the_cgroup_mount_on_v1_has_a_directory_for_each_controller() {
     }
     assert_eq!(out.jsons()[1]["content"], "1\n");
     assert_eq!(out.jsons()[2]["errno"], libc::EROFS);
+}
+
+#[test]
+fn cgroup_mounts_without_a_cgroup_namespace_show_the_container_s_own() {
+    peer_differs!("runc", "1.1.5 shows the host's whole tree on v2");
+    peer_differs!("crun", "1.8 refuses hybrid hosts");
+    for layer in [Layer::Host, Layer::V2] {
+        let mut bundle = Bundle::new().without_ns("cgroup");
+        bundle.layer = layer;
+        // Twice, since a clone of the host's mount has one place only.
+        let bundle = bundle.mount("/mnt/rw", "cgroup", "cgroup", &["nosuid", "noexec", "nodev"]).mount(
+            "/mnt/ro",
+            "cgroup",
+            "cgroup",
+            &["nosuid", "noexec", "nodev", "ro"],
+        );
+        let own = |at: &str| match layer {
+            Layer::Host if !host::is_v2() => format!("{at}/pids"),
+            _ => at.to_string(),
+        };
+        let (rw, ro) = (own("/mnt/rw"), own("/mnt/ro"));
+        let read = format!("{ro}/cgroup.procs");
+        let (made, refused) = (format!("{rw}/made"), format!("{ro}/made2"));
+        let out =
+            bundle.run(["/probe", "report", ",", "read", &read, ",", "mkdir", &made, ",", "mkdir", &refused]).ok();
+        let told = out.jsons();
+        assert_eq!(told[1]["content"], "1\n", "{out}");
+        assert_eq!(told[2]["ok"], true, "{out}");
+        assert_eq!(told[3]["errno"], libc::EROFS, "{out}");
+        assert!(has(&mount_at(&told[0], &ro)["options"], "ro") && !has(&mount_at(&told[0], &rw)["options"], "ro"));
+        assert!(mount_at(&told[0], &rw)["root"].as_str().unwrap().contains(&bundle.id), "{out}");
+    }
+}
+
+#[test]
+fn the_cgroup_mount_on_a_hybrid_host_has_the_unified_hierarchy_too() {
+    peer_differs!("crun", "1.8 refuses hybrid hosts");
+    if host::is_v2() || host::v2_root().is_none() {
+        crate::skip_expected!("the host is not hybrid");
+    }
+    for namespace in [true, false] {
+        let bundle = if namespace { Bundle::new() } else { Bundle::new().without_ns("cgroup") };
+        let seen = bundle.mount("/mnt", "cgroup", "cgroup", &["ro", "rprivate"]).report();
+        let name = host::v2_root().unwrap().file_name().unwrap().to_str().unwrap().to_string();
+        peer_differs!("runc", "1.1.5 leaves it out");
+        assert_eq!(mount_at(&seen, &format!("/mnt/{name}"))["fstype"], "cgroup2", "{namespace}");
+        assert!(has(&mount_at(&seen, "/mnt")["options"], "ro"));
+    }
+}
+
+#[test]
+fn an_option_that_a_cgroup_mount_cannot_have_is_refused() {
+    orlop_only!("ignores no option");
+    let bundle = Bundle::v2().without_ns("cgroup").mount("/mnt", "cgroup", "cgroup", &["nsdelegate"]);
+    bundle.try_run(["/probe"]).fails_with(&["mounts[3] /mnt", "option nsdelegate"]);
+    bundle.check_clean();
+}
+
+#[test]
+fn a_link_into_a_read_only_tmpfs_still_gets_its_mount_point() {
+    peer_differs!("crun", "1.8 mounts it read-only at once");
+    let bundle = Bundle::new()
+        .link_in_rootfs("/var/run", "/run")
+        .mount("/run", "tmpfs", "tmpfs", &["ro", "size=64k"])
+        .mount("/var/run/secrets", "tmpfs", "tmpfs", &["size=64k"]);
+    let out = bundle.run(["/probe", "write", "/run/x", "y", ",", "write", "/run/secrets/x", "y"]);
+    assert_eq!(out.jsons()[0]["errno"], libc::EROFS, "{out}");
+    assert_eq!(out.jsons()[1]["ok"], true, "{out}");
+}
+
+#[test]
+fn a_tmpfs_belongs_to_whom_its_options_say() {
+    let options = ["uid=7", "gid=8", "mode=2770", "nr_inodes=10"];
+    let out = Bundle::new().mount("/own", "tmpfs", "tmpfs", &options).run(["/probe", "stat", "/own"]);
+    let seen = out.json();
+    assert_eq!((&seen["uid"], &seen["gid"], &seen["mode"]), (&json!(7), &json!(8), &json!("2770")), "{out}");
+}
+
+#[test]
+fn a_fifo_and_a_socket_are_bound_like_files() {
+    let (bundle, volume) = with_volume();
+    nix::unistd::mkfifo(&volume.join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(volume.join("socket")).unwrap();
+    let source = |name: &str| volume.join(name).to_str().unwrap().to_string();
+    let bundle = bundle.mount("/run/fifo", "bind", &source("fifo"), &["bind"]).mount(
+        "/run/socket",
+        "bind",
+        &source("socket"),
+        &["rbind", "ro"],
+    );
+    let out = bundle.run(["/probe", "stat", "/run/fifo", ",", "stat", "/run/socket", ",", "connect", "/run/socket"]);
+    assert_eq!(out.jsons()[0]["type"], "p", "{out}");
+    assert_eq!(out.jsons()[1]["type"], "s", "{out}");
+    assert_eq!(out.jsons()[2]["ok"], true, "{out}");
+}
+
+#[test]
+fn links_on_the_way_to_a_destination() {
+    peer_differs!("crun", "1.8 makes no directory through a dangling link");
+    // A dangling one is made inside the root; one that leads in a circle leads nowhere.
+    let bundle = Bundle::new().link_in_rootfs("/dangling", "/made/here").mount("/dangling/x", "tmpfs", "t", &[]);
+    let canary = bundle.canary();
+    assert_eq!(mount_at(&bundle.report(), "/made/here/x")["fstype"], "tmpfs");
+    let bundle = bundle.link_in_rootfs("/outside", canary.to_str().unwrap()).mount("/outside/y", "tmpfs", "t", &[]);
+    bundle.run(["/probe"]).ok();
+    bundle.check_canary();
+    let bundle = Bundle::new().link_in_rootfs("/loop", "/pool").link_in_rootfs("/pool", "/loop").mount(
+        "/loop/x",
+        "tmpfs",
+        "tmpfs",
+        &[],
+    );
+    let out = bundle.try_run(["/probe"]).fails();
+    bundle.check_clean();
+    if flavor() == Flavor::Orlop {
+        out.fails_with(&["mounts[3] /loop/x", "destination", "symbolic links"]);
+    }
+}
+
+#[test]
+fn what_cannot_be_a_mount_is_refused_and_leaves_nothing() {
+    let (bundle, volume) = with_volume();
+    let volume = volume.to_str().unwrap();
+    drop(bundle.file("/file", "", 0o644));
+    for (destination, kind, source, options, words) in [
+        ("/a\0b", "tmpfs", "t", &[][..], &["mounts[3].destination", "nul"][..]),
+        ("/a", "tm\0pfs", "t", &[], &["mounts[3].type", "nul"]),
+        ("/a", "", "/tmp\0x", &["bind"], &["mounts[3].source", "nul"]),
+        ("/a", "tmpfs", "t", &["size=1\0"], &["mounts[3].options[0]", "nul"]),
+        ("/..", "tmpfs", "t", &[], &["mounts[3].destination", "root file system itself"]),
+        ("", "tmpfs", "t", &[], &["mounts[3].destination"]),
+        ("/file/x", "tmpfs", "t", &[], &["mounts[3] /file/x", "destination", "no directory"]),
+        ("/file", "tmpfs", "t", &[], &["mounts[3] /file"]),
+        ("/a", "", "", &["bind"], &["mounts[3].source", "needs a source"]),
+        ("/a", "", volume, &[], &["mounts[3].type", "missing"]),
+        ("/a", "tmpfs", "t", &["mode=9"], &["mounts[3] /a", "mode"]),
+        ("/tmp", "", "volume/file", &["bind"], &["mounts[3] /tmp", "a file on a file"]),
+    ] {
+        orlop_only!("names the field");
+        let (bundle, _) = with_volume();
+        let bundle = bundle.file("/file", "", 0o644).mount(destination, kind, source, options);
+        let out = bundle.try_run(["/probe"]).fails_with(words);
+        assert_eq!(out.code(), 1, "{out}");
+        bundle.check_clean();
+    }
+}
+
+#[test]
+fn five_thousand_mounts() {
+    let mut bundle = with_volume().0;
+    let mounts = bundle.config["mounts"].as_array_mut().unwrap();
+    for i in 0..5000 {
+        let source = if i % 2 == 0 { "volume/file" } else { "volume/sub" };
+        mounts
+            .push(json!({"destination": format!("/mnt/{}/{i}", i / 100), "source": source, "options": ["bind", "ro"]}));
+    }
+    let seen = bundle.report();
+    assert_eq!(seen["mounts"].as_array().unwrap().len(), 5004);
+    assert!(has(&mount_at(&seen, "/mnt/49/4999")["options"], "ro"));
+}
+
+#[test]
+fn a_new_sysfs_in_a_user_namespace_needs_a_network_namespace() {
+    orlop_only!("says what to do");
+    let bundle =
+        Bundle::new().userns(0, 100_000, 65_536).without_ns("network").mount("/sys", "sysfs", "sysfs", &["ro"]);
+    bundle.try_run(["/probe"]).fails_with(&["mounts[3] /sys", "hint:", "network namespace"]);
+    bundle.check_clean();
+    // The host's instead, which needs an rbind: a user namespace must not uncover what is mounted on it.
+    let bundle =
+        Bundle::new().userns(0, 100_000, 65_536).without_ns("network").mount("/sys", "", "/sys", &["rbind", "rro"]);
+    assert!(has(&mount_at(&bundle.report(), "/sys")["options"], "ro"));
 }
 
 #[test]

@@ -54,6 +54,7 @@ pub fn run(words: &[&str]) -> Option<Value> {
         ["connect", path] => done(UnixStream::connect(path).map(drop)),
         ["find-devices", path] => find_devices(Path::new(path)),
         ["statfs", path] => statfs(path),
+        ["statmount", path] => statmount(path),
         _ => return None,
     })
 }
@@ -134,4 +135,66 @@ fn find_devices(path: &Path) -> Value {
         }
     }
     json!(found)
+}
+
+/// What `statmount(2)` (Linux 6.8) says of the mount at `path`, in the words of mount options; flags of the superblock
+/// after `sb:`. And the names in the directory.
+fn statmount(path: &str) -> Value {
+    const MNT_ID_UNIQUE: u32 = 0x4000;
+    const SB_BASIC_AND_MNT_BASIC: u64 = 3;
+    const SYS_STATMOUNT: libc::c_long = 457;
+    let entries: Vec<String> = fs::read_dir(path)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|e| e.file_name().to_string_lossy().into_owned())
+        .collect();
+    let path = text(path);
+    let mut answer = [0_u64; 128];
+    // SAFETY: a NUL-terminated string, and places for the answers with their sizes.
+    let result = unsafe {
+        let mut found: libc::statx = std::mem::zeroed();
+        if libc::statx(libc::AT_FDCWD, path.as_ptr(), 0, MNT_ID_UNIQUE, &raw mut found) < 0 {
+            return outcome(-1);
+        }
+        // struct mnt_id_req: size and spare, id, what to tell.
+        let request: [u64; 3] = [24, found.stx_mnt_id, SB_BASIC_AND_MNT_BASIC];
+        let at = answer.as_mut_ptr();
+        libc::syscall(SYS_STATMOUNT, request.as_ptr(), at, size_of_val(&answer), 0)
+    };
+    if result < 0 {
+        let mut failed = outcome(result);
+        failed["entries"] = json!(entries);
+        return failed;
+    }
+    // struct statmount: sb_flags is the lower half of the fifth word.
+    let (sb_flags, attributes, propagation) = (answer[4] & 0xffff_ffff, answer[8], answer[9]);
+    let mut words: Vec<&str> = Vec::new();
+    for (bits, bit, word) in [
+        (sb_flags, libc::MS_RDONLY, "sb:ro"),
+        (sb_flags, libc::MS_SYNCHRONOUS, "sb:sync"),
+        (sb_flags, libc::MS_DIRSYNC, "sb:dirsync"),
+        (sb_flags, libc::MS_LAZYTIME, "sb:lazytime"),
+        (attributes, 0x1, "ro"),
+        (attributes, 0x2, "nosuid"),
+        (attributes, 0x4, "nodev"),
+        (attributes, 0x8, "noexec"),
+        (attributes, 0x80, "nodiratime"),
+        (attributes, 0x10_0000, "idmapped"),
+        (attributes, 0x20_0000, "nosymfollow"),
+        (propagation, libc::MS_SHARED, "shared"),
+        (propagation, libc::MS_SLAVE, "slave"),
+        (propagation, libc::MS_PRIVATE, "private"),
+        (propagation, libc::MS_UNBINDABLE, "unbindable"),
+    ] {
+        if bits & bit != 0 {
+            words.push(word);
+        }
+    }
+    words.push(match attributes & 0x70 {
+        0 => "relatime",
+        0x10 => "noatime",
+        _ => "strictatime",
+    });
+    json!({"words": words, "entries": entries})
 }

@@ -288,7 +288,7 @@ fn put(mount: &Mount, made: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<()
         }
     }
     mount::attach(made, target)
-        .hint_if(Errno::ENOTDIR, "a directory can only be mounted on a directory, a file on a file")
+        .hint_if(Errno::EINVAL, "a directory can only be mounted on a directory, a file on a file")
 }
 
 fn new_mount(mount: &Mount, fs: &Filesystem) -> Result<OwnedFd> {
@@ -380,8 +380,10 @@ pub fn remount(mount: &Mount, mounted: Option<BorrowedFd<'_>>, root: &Root, at_e
     // As the tmpfs itself, which is filled first.
     let later = if at_end { attr::RDONLY } else { 0 };
     let change = |attrs: Attrs| Attrs { set: attrs.set & !later, ..attrs };
-    apply(target, change(mount.attrs), change(mount.recursive), None, &mount.propagation)
-        .hint_if(Errno::EPERM, "the host mounted it with a flag that the option clears, which a user namespace cannot undo")
+    apply(target, change(mount.attrs), change(mount.recursive), None, &mount.propagation).hint_if(
+        Errno::EPERM,
+        "the host mounted it with a flag that the option clears, which a user namespace cannot undo",
+    )
 }
 
 /// A detached mount of a new file system with the `MOUNT_ATTR_*` bits `attributes`. What the file system says about a

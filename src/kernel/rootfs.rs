@@ -178,8 +178,7 @@ fn build_here(fs: &Filesystem, prepared: &mut Prepared, cgroups: &CgroupMounts) 
             continue;
         }
         let clones = if mount.kind == Kind::Cgroup { cgroup_sources.next().unwrap_or_default() } else { &[] };
-        let made =
-            mounts::attach(mount, &prepared.root, source, cgroups, clones, fs).with_context(|| mount.name())?;
+        let made = mounts::attach(mount, &prepared.root, source, cgroups, clones, fs).with_context(|| mount.name())?;
         if let Some(made) = &made
             && changed.contains(&i)
         {

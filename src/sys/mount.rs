@@ -87,9 +87,8 @@ pub fn reconfigure(context: BorrowedFd<'_>) -> Result<()> {
 pub fn set_label(file: BorrowedFd<'_>, label: &CStr) -> Result<()> {
     let length = label.to_bytes_with_nul().len();
     // SAFETY: name and value are valid for the given lengths.
-    let value = unsafe {
-        libc::fsetxattr(file.as_raw_fd(), c"security.selinux".as_ptr(), label.as_ptr().cast(), length, 0)
-    };
+    let value =
+        unsafe { libc::fsetxattr(file.as_raw_fd(), c"security.selinux".as_ptr(), label.as_ptr().cast(), length, 0) };
     call!("fsetxattr({}, \"security.selinux\", {label:?})", file.as_raw_fd() => check(value.into())).map(drop)
 }
 
