@@ -6,10 +6,11 @@ use std::ffi::CString;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Bundle, Call, Flavor, Output, flavor};
+use crate::harness::{Bundle, Call, Flavor, Output, eventually, flavor};
 
 /// What is mounted with the word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,6 +102,12 @@ const ROWS: [(&str, On, &str, &str); 63] = [
 const RUNC_DIFFERS: &str = "defaults idmap ratime rdev rdiratime relatime rexec ridmap rnostrictatime rrelatime rrw \
     rsuid rsymfollow";
 
+/// What `nsenter` into the mount namespace of `pid` makes of a command.
+fn in_namespace_of(pid: i32, command: &[&str]) {
+    let status = Command::new("nsenter").args(["-m", "-t", &pid.to_string()]).args(command).status().unwrap();
+    assert!(status.success(), "{command:?}: {status}");
+}
+
 /// Runs the bundle where its `volume` directory is a shared mount with another, `volume/sub`, below it. The host's own
 /// table does not change.
 fn with_shared_volume(bundle: &Bundle, args: &[String]) -> Output {
@@ -109,6 +116,10 @@ fn with_shared_volume(bundle: &Bundle, args: &[String]) -> Output {
 
 /// The same with these `MS_*` flags on both mounts.
 fn with_volume(bundle: &Bundle, args: &[String], flags: libc::c_ulong) -> Output {
+    call_with_volume(bundle, args, flags).output()
+}
+
+fn call_with_volume(bundle: &Bundle, args: &[String], flags: libc::c_ulong) -> Call {
     let volume = bundle.dir.join("volume");
     fs::create_dir_all(&volume).unwrap();
     let c = |path: &Path| CString::new(path.as_os_str().as_bytes()).unwrap();
@@ -119,7 +130,7 @@ fn with_volume(bundle: &Bundle, args: &[String], flags: libc::c_ulong) -> Output
     let dir = bundle.dir.to_str().unwrap();
     let call: Call = bundle.call(["run", "--bundle", dir, &bundle.id]);
     // SAFETY: system calls on strings that were made before.
-    let call = unsafe {
+    unsafe {
         call.pre_exec(move || {
             let (none, tmpfs) = (std::ptr::null(), c"tmpfs".as_ptr());
             let shared = libc::MS_SHARED;
@@ -133,8 +144,7 @@ fn with_volume(bundle: &Bundle, args: &[String], flags: libc::c_ulong) -> Output
                 && libc::mount(none, top.as_ptr(), none, libc::MS_REMOUNT | libc::MS_BIND | flags, none.cast()) == 0;
             if done { Ok(()) } else { Err(std::io::Error::last_os_error()) }
         })
-    };
-    call.output()
+    }
 }
 
 fn add(bundle: Bundle, at: &str, (word, on, before, _): (&str, On, &str, &str)) -> Bundle {
@@ -259,6 +269,35 @@ fn the_table_of_effects_has_a_row_for_every_option() {
 
 fn words(list: &[&str]) -> Vec<String> {
     list.iter().map(|word| (*word).to_string()).collect()
+}
+
+#[test]
+fn later_mounts_of_the_host_reach_what_is_slave_or_shared() {
+    crate::peer_differs!("crun", "1.8 makes the host's mounts private first");
+    let bundle = Bundle::new().dir_in_rootfs("/mnt", 0o755);
+    let volume = bundle.dir.join("volume");
+    let volume = volume.to_str().unwrap();
+    let bundle = ["rslave", "rprivate", "rshared", "slave", "private", "unbindable"]
+        .iter()
+        .fold(bundle, |bundle, word| bundle.mount(&format!("/mnt/{word}"), "", volume, &["rbind", word]));
+    let running = call_with_volume(&bundle, &words(&["/probe", "wait"]), 0).start();
+    eventually("the container runs", || fs::read_to_string(running.stdout_path()).is_ok_and(|t| t.contains("ready")));
+    let make = format!("mkdir {volume}/late && mount -t tmpfs late {volume}/late && echo > {volume}/late/seen");
+    in_namespace_of(running.pid(), &["sh", "-c", &make]);
+    let seen = |word: &str| {
+        let out = bundle.call(["exec", &bundle.id, "/probe", "ls", &format!("/mnt/{word}/late")]).output();
+        out.json().get("seen").is_some()
+    };
+    for (word, reached) in
+        [("rslave", true), ("slave", true), ("rprivate", false), ("private", false), ("unbindable", false)]
+    {
+        assert_eq!(seen(word), reached, "{word}");
+    }
+    let rshared = seen("rshared");
+    bundle.delete_force().ok();
+    running.output();
+    // It is the host's peer only if the whole tree is asked to be: here it becomes a slave first.
+    assert!(rshared);
 }
 
 #[test]

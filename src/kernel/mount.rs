@@ -236,21 +236,33 @@ fn apply(
         propagation: to.map_or(0, propagation_flag),
         userns_fd: 0,
     };
+    let set = |attrs: Attrs, to: Option<PropagationType>, recursive: bool| {
+        let change = change(attrs, to);
+        attributes(mount::set_attr(fd, &change, recursive).map_err(Into::into), change.set | change.clear)
+    };
     // The first recursive word replaces the default unless it builds on it: slave, then shared, is both.
     let (first, rest) = match propagation.split_first() {
         Some((word, rest)) if word.recursive && word.to != PropagationType::Shared => (Some(word.to), rest),
         _ => (default, propagation),
     };
     if first.is_some() || !recursive.is_empty() {
-        mount::set_attr(fd, &change(recursive, first), true)?;
+        set(recursive, first, true)?;
     }
     if !attrs.is_empty() {
-        mount::set_attr(fd, &change(attrs, None), false)?;
+        set(attrs, None, false)?;
     }
     for word in rest {
-        mount::set_attr(fd, &change(Attrs::default(), Some(word.to)), word.recursive)?;
+        set(Attrs::default(), Some(word.to), word.recursive)?;
     }
     Ok(())
+}
+
+/// Adds what to do if the kernel is older than the youngest of the attributes `bits`.
+fn attributes<T>(set: Result<T>, bits: u64) -> Result<T> {
+    match bits & attr::NOSYMFOLLOW {
+        0 => set,
+        _ => set.hint_if(Errno::EINVAL, "the options symfollow and nosymfollow take Linux 5.14"),
+    }
 }
 
 /// CHILD: puts a mount in its place in the root. Returns the mounts that [`Mount::read_only_at_end`] is about, or that
@@ -386,14 +398,9 @@ pub fn remount(mount: &Mount, mounted: Option<BorrowedFd<'_>>, root: &Root, at_e
     )
 }
 
-/// A detached mount of a new file system with the `MOUNT_ATTR_*` bits `attributes`. What the file system says about a
+/// A detached mount of a new file system with the `MOUNT_ATTR_*` bits `bits`. What the file system says about a
 /// failure becomes part of the error.
-pub fn new_filesystem(
-    fstype: &str,
-    source: Option<&str>,
-    parameters: &[Parameter],
-    attributes: u64,
-) -> Result<OwnedFd> {
+pub fn new_filesystem(fstype: &str, source: Option<&str>, parameters: &[Parameter], bits: u64) -> Result<OwnedFd> {
     let context = mount::fsopen(&c_string(fstype)?)
         .hint_if(Errno::ENODEV, "the kernel has no such file system type; see /proc/filesystems")?;
     let context = context.as_fd();
@@ -409,7 +416,7 @@ pub fn new_filesystem(
         }
     }
     explain(context, mount::create(context))?;
-    explain(context, mount::fsmount(context, attributes))
+    attributes(explain(context, mount::fsmount(context, bits)), bits)
 }
 
 /// A long `lowerdir` of an overlay, layer by layer (Linux 6.7). In the list a backslash takes a colon's meaning away, and

@@ -165,7 +165,8 @@ fn plan_one(
     };
     let mut parameters = parameters(i, &kind, file_system, &options, problems);
     let has_tree = matches!(kind, Kind::Bind { .. } | Kind::Remount { .. });
-    let attrs = options.attrs.then(if has_tree { Attrs::default() } else { options.recursive });
+    // Of a tree the recursive changes come first, too.
+    let attrs = if has_tree { options.attrs } else { options.recursive.then(options.attrs) };
     if let Kind::Remount { of: Some(of) } = kind
         && attrs.clear & attr::RDONLY != 0
         && earlier.get(of).is_some_and(|m| m.parameters.iter().any(|(key, _)| key == "ro"))
@@ -316,11 +317,7 @@ fn kind(
 
 /// Whether a file system of this kind belongs to the container alone.
 fn is_private(kind: &Kind) -> bool {
-    match kind {
-        Kind::Proc | Kind::Tmpfs { .. } | Kind::Devpts => true,
-        Kind::Other { fstype } => fstype == "overlay",
-        _ => false,
-    }
+    matches!(kind, Kind::Proc | Kind::Tmpfs { .. } | Kind::Devpts)
 }
 
 /// The options for the file system, if there is one to configure. For a bind mount, or the remount of one, all of them
@@ -348,18 +345,35 @@ fn parameters(
             problems.error_hint(
                 at,
                 format!("{word:?} is not an option of a bind mount"),
-                "of its own file systems a container can remount tmpfs, proc, devpts and overlay with other options",
+                "of its own file systems a container can remount tmpfs, proc and devpts with other options",
             );
         } else if problems.no_nul(at, word) {
-            for part in word.split(',').filter(|part| !part.is_empty()) {
-                parameters.push(match part.split_once('=') {
-                    Some((key, value)) => (key.to_string(), Some(value.to_string())),
-                    None => (part.to_string(), None),
-                });
-            }
+            parameters.extend(split(word).into_iter().map(|part| match part.split_once('=') {
+                Some((key, value)) => (key.to_string(), Some(unquoted(key, value).to_string())),
+                None => (part.to_string(), None),
+            }));
         }
     }
     parameters
+}
+
+/// Splits at commas as the file systems do: not inside of quotes (SELinux contexts) and not after a backslash (overlay).
+fn split(word: &str) -> Vec<&str> {
+    let (mut quoted, mut escaped) = (false, false);
+    word.split(move |letter| {
+        let ends = letter == ',' && !quoted && !escaped;
+        quoted ^= letter == '"';
+        escaped = letter == '\\' && !escaped;
+        ends
+    })
+    .filter(|part| !part.is_empty())
+    .collect()
+}
+
+/// An SELinux context without the quotes that kept its commas together in the list.
+fn unquoted<'a>(key: &str, value: &'a str) -> &'a str {
+    let inner = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    inner.filter(|_| key.ends_with("context")).unwrap_or(value)
 }
 
 fn check_proc(i: usize, destination: &InRoot, kind: &Kind, problems: &mut Problems) {
@@ -428,6 +442,17 @@ mod tests {
         assert_eq!(mount.parameters, [parameter("mode", "755"), parameter("size", "64k"), parameter("nr_inodes", "5")]);
         assert_eq!(mount.source.as_deref(), Some("tmpfs"));
         assert_eq!(mount.name(), "mounts[0] /dev");
+    }
+
+    #[test]
+    fn commas_in_quotes_and_after_a_backslash_do_not_split() {
+        assert_eq!(split("a,,b=1,"), ["a", "b=1"]);
+        assert_eq!(split(r"lowerdir=/a\,b:/c\\,x"), [r"lowerdir=/a\,b:/c\\", "x"]);
+        let options = ["size=1k,context=\"u:r:t:s0:c1,c2\",mode=700"];
+        let mount = one(json!({"destination": "/x", "type": "tmpfs", "options": options}));
+        let keys: Vec<&str> = mount.parameters.iter().map(|(key, _)| key.as_str()).collect();
+        assert_eq!(keys, ["size", "context", "mode"]);
+        assert_eq!(mount.parameters[1].1.as_deref(), Some("u:r:t:s0:c1,c2"));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use super::model::{
 use super::read::{At, Sourced};
 use crate::plan::capabilities::{self, Set, Sets};
 use crate::plan::config::{Process, Spec};
+use crate::plan::filesystem::InRoot;
 use crate::plan::namespaces::Kind;
 use crate::plan::problem::Problems;
 use crate::seccomp::arch::Arch;
@@ -629,15 +630,18 @@ impl Case<'_> {
             }
         }
         if let Some(required) = &rules.require_options {
-            for (i, mount) in self.spec.mounts.iter().flatten().enumerate() {
-                let kind = mount.typ().clone().unwrap_or_default();
-                let kind = if is_bind(mount) { "bind" } else { kind.as_str() };
+            let mounts = self.spec.mounts.as_deref().unwrap_or_default();
+            for (i, mount) in mounts.iter().enumerate() {
                 let mut options: Vec<String> = mount.options().clone().unwrap_or_default();
-                let wanted = required.value.0.get(kind).map(Vec::as_slice).unwrap_or_default();
-                let missing: Vec<&String> = wanted.iter().filter(|option| !in_force(&options, option)).collect();
+                let wanted = required.value.0.get(kind(mounts, i)).map(Vec::as_slice).unwrap_or_default();
+                // A remount leaves what it does not name.
+                let before = |option: &String| if is_remount(mount) { vec![option.clone()] } else { Vec::new() };
+                let holds = |option: &&String| in_force(&[before(option), options.clone()].concat(), option);
+                let missing: Vec<&String> = wanted.iter().filter(|option| !holds(option)).collect();
                 if missing.is_empty() {
                     continue;
                 }
+                options.retain(|word| !missing.iter().any(|option| plain_opposite(option).is_some_and(|o| o == *word)));
                 let names = missing.iter().map(|option| option.as_str()).collect::<Vec<_>>().join(", ");
                 let asked = format!("{} without {names}", mount.destination().display());
                 options.extend(missing.into_iter().cloned());
@@ -843,6 +847,23 @@ pub fn is_bind(mount: &Mount) -> bool {
     mount.typ().as_deref() == Some("bind") || options.into_iter().any(|option| option == "bind" || option == "rbind")
 }
 
+fn is_remount(mount: &Mount) -> bool {
+    mount.options().iter().flatten().any(|option| option == "remount")
+}
+
+/// The type of `mounts[i]` for the policy. A remount has that of the mount it changes; one that no entry made came with
+/// an rbind.
+fn kind(mounts: &[Mount], i: usize) -> &str {
+    let at = |mount: &Mount| InRoot::new("", &mount.destination().to_string_lossy(), &mut Problems::default());
+    let Some(mut mount) = mounts.get(i) else { return "" };
+    if is_remount(mount) {
+        let earlier = mounts.iter().take(i).rfind(|earlier| !is_remount(earlier) && at(earlier) == at(mount));
+        let Some(earlier) = earlier else { return "bind" };
+        mount = earlier;
+    }
+    if is_bind(mount) { "bind" } else { mount.typ().as_deref().unwrap_or_default() }
+}
+
 /// File systems that show nothing of the host's files.
 const PSEUDO: [&str; 10] =
     ["proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2", "ramfs", "securityfs", "debugfs"];
@@ -894,6 +915,15 @@ fn in_force(options: &[String], option: &str) -> bool {
         word == option || word == opposite || (PROPAGATION.contains(&option) && PROPAGATION.contains(&word))
     });
     last.is_some_and(|word| word == option)
+        && plain_opposite(option).is_none_or(|opposite| !options.iter().any(|word| word == opposite))
+}
+
+/// Of a recursive option the word that undoes it for the uppermost mount, wherever it stands: `suid` of `rnosuid`.
+fn plain_opposite(option: &str) -> Option<&str> {
+    match option {
+        "rro" => Some("rw"),
+        other => other.strip_prefix("rno"),
+    }
 }
 
 /// A device number as a range.

@@ -389,6 +389,27 @@ fn mount_options_and_masks() {
 }
 
 #[test]
+fn a_required_option_is_not_undone_by_another_form_or_by_a_remount() {
+    let policy = "[mounts]\nrequire_options = {bind = [\"rnosuid\", \"rro\"], tmpfs = [\"nodev\"]}\n";
+    let options = |mounts: Value| -> Vec<Value> {
+        let after = changed(policy, |c| c["mounts"] = mounts);
+        after["mounts"].as_array().unwrap().iter().map(|m| m["options"].clone()).collect()
+    };
+    let after = options(json!([
+        {"destination": "/a", "source": "/a", "options": ["rbind", "suid", "rnosuid", "rro", "rw"]},
+        {"destination": "/t", "type": "tmpfs", "options": ["nodev", "rdev"]},
+        {"destination": "/x/../t/", "options": ["remount", "bind", "dev"]},
+        {"destination": "/t", "type": "bind", "options": ["remount", "noexec"]},
+        {"destination": "/a/below", "type": "tmpfs", "options": ["remount", "rrw"]},
+    ]));
+    assert_eq!(after[0], json!(["rbind", "rnosuid", "rro", "rnosuid", "rro"]));
+    assert_eq!(after[1], json!(["nodev", "rdev"]), "the plain word is applied last");
+    assert_eq!(after[2], json!(["remount", "bind", "dev", "nodev"]));
+    assert_eq!(after[3], json!(["remount", "noexec"]));
+    assert_eq!(after[4], json!(["remount", "rrw", "rro"]));
+}
+
+#[test]
 fn devices() {
     let policy = "[devices]\nallow = [\"c 1:3-5\", \"c 5:* rw\", \"b *:* m\"]";
     let rule = |value: Value| move |c: &mut Value| c["linux"]["resources"] = json!({"devices": [value]});
