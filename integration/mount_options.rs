@@ -400,6 +400,14 @@ fn an_overlay_may_have_a_long_list_of_layers() {
     let mount = bundle.mount("/mnt", "overlay", "overlay", &[&list]);
     let seen = mount.run(["/probe", "ls", "/mnt"]).json();
     assert!((0..20).all(|i| seen.get(format!("file-{i}")).is_some()), "{seen}");
+    // After two colons come layers that hold data only: their names are not to be seen.
+    let bundle = Bundle::new();
+    let all = layers(&bundle, 20);
+    let (data, names) = all.split_last().unwrap();
+    let list = format!("lowerdir={}::{data}", names.join(":"));
+    let mount = bundle.mount("/mnt", "overlay", "overlay", &["metacopy=on", &list]);
+    let seen = mount.run(["/probe", "ls", "/mnt"]).json();
+    assert!(seen.get("file-18").is_some() && seen.get("file-19").is_none(), "{seen}");
 }
 
 #[test]
