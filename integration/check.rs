@@ -130,6 +130,23 @@ fn check_changes_nothing() {
 }
 
 #[test]
+fn a_remount_covers_nothing_and_needs_no_source() {
+    orlop_only!("has check");
+    let bundle = Bundle::new().file("/opt/keep", "", 0o644);
+    let volume = bundle.dir.join("volume");
+    fs::create_dir(&volume).unwrap();
+    fs::copy(bundle.rootfs().join("probe"), volume.join("probe")).unwrap();
+    let bundle = bundle
+        .mount("/opt", "bind", volume.to_str().unwrap(), &["bind"])
+        .mount("/opt", "bind", "/nowhere", &["remount", "bind", "ro"])
+        .args(["/opt/probe"]);
+    bundle.write_config();
+    let out = bundle.call(["check", bundle.dir.to_str().unwrap()]).output();
+    assert_eq!(out.code(), 0, "{out}");
+    bundle.run(["/opt/probe"]).ok();
+}
+
+#[test]
 fn a_file_system_that_cannot_be_idmapped_is_named() {
     orlop_only!("has check");
     let bundle = Bundle::new().userns(0, 100_000, 65_536).mount("/mnt", "", "/sys", &["rbind", "idmap"]);

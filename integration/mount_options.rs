@@ -440,4 +440,6 @@ fn a_mount_label_without_selinux_is_refused_by_name() {
     bundle.check_clean();
     crate::peer_differs!("runc", "1.1.5 shows the kernel's error only");
     out.fails_with(&["linux.mountLabel", "selinux is not enabled"]);
+    let out = bundle.call(["check", bundle.dir.to_str().unwrap()]).output();
+    assert!(out.stdout.contains("linux.mountLabel") && out.code() == 1, "{out}");
 }

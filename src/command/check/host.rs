@@ -13,6 +13,7 @@ use nix::sys::statfs::{FsType, fstatfs};
 use crate::error::{hints, one_line};
 use crate::host::{CgroupLayout, Host};
 use crate::kernel::idmap::Mapper;
+use crate::kernel::mount::check_label;
 use crate::kernel::path::{Root, host_path, open_host};
 use crate::kernel::procfs::Proc;
 use crate::kernel::program::{Found, Tree, User};
@@ -44,6 +45,7 @@ pub fn check(spec: &Spec, plan: Option<&Plan>, bundle: &Path, host: &Host, probl
         cgroup(plan, host, problems);
         subordinate_ids(plan, host, problems);
         idmapped_mounts(plan, host, problems)?;
+        mount_label(plan, host, problems);
     }
     Ok(())
 }
@@ -71,6 +73,10 @@ fn root(spec: &Spec, bundle: &Path, problems: &mut Problems) -> Result<Option<Tr
 /// What the mounts put in the place of parts of the root filesystem.
 fn covers(spec: &Spec, bundle: &Path) -> Vec<(InRoot, Option<Root>)> {
     let one = |mount: &oci_spec::runtime::Mount| {
+        // A remount covers nothing.
+        if options(mount).remount {
+            return None;
+        }
         let at = InRoot::new("", &mount.destination().to_string_lossy(), &mut Problems::default())?;
         let source = bind_source(mount, bundle).and_then(|source| open_host(&host_path(&source).ok()?, 0).ok());
         Some((at, source.map(Root::new)))
@@ -79,10 +85,14 @@ fn covers(spec: &Spec, bundle: &Path) -> Vec<(InRoot, Option<Root>)> {
 }
 
 fn bind_source(mount: &oci_spec::runtime::Mount, bundle: &Path) -> Option<PathBuf> {
-    let options = Options::parse(mount.options().as_deref().unwrap_or_default());
+    let options = options(mount);
     let bind = options.bind.is_some() || matches!(mount.typ().as_deref(), Some("bind" | "rbind"));
     let source = mount.source().as_ref().filter(|source| !source.as_os_str().is_empty())?;
-    bind.then(|| bundle.join(source))
+    (bind && !options.remount).then(|| bundle.join(source))
+}
+
+fn options(mount: &oci_spec::runtime::Mount) -> Options {
+    Options::parse(mount.options().as_deref().unwrap_or_default())
 }
 
 fn sources(spec: &Spec, bundle: &Path, problems: &mut Problems) {
@@ -250,6 +260,16 @@ fn subordinate_ids(plan: &Plan, host: &Host, problems: &mut Problems) {
             let (path, message) = (path.to_string(), message.to_string());
             problems.errors.push(Problem { path, message, hint: hints(&e).into_iter().next() });
         }
+    }
+}
+
+fn mount_label(plan: &Plan, host: &Host, problems: &mut Problems) {
+    if host.euid == 0
+        && host.may_clone_mounts
+        && let Err(e) = check_label(&plan.filesystem)
+    {
+        let (message, hint) = (e.root_cause().to_string(), hints(&e).into_iter().next());
+        problems.errors.push(Problem { path: "linux.mountLabel".to_string(), message, hint });
     }
 }
 
