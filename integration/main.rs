@@ -29,6 +29,7 @@ mod harness;
 mod hooks;
 mod idmap;
 mod lifecycle;
+mod live_mounts;
 mod mounts;
 mod namespaces;
 mod notify;

@@ -318,7 +318,7 @@ impl Parent<'_> {
                 Message::Ready { limits } => return Ok((master, limits)),
                 Message::Warning(text) => crate::log::warn(&text),
                 Message::Failed(failure) => return Err(failure.into()),
-                Message::Go => bail!("init sent Go"),
+                other @ (Message::Go | Message::Mount(_)) => bail!("init sent {other:?}"),
             }
         }
     }
