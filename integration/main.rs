@@ -32,6 +32,7 @@ mod lifecycle;
 mod live_mounts;
 mod mounts;
 mod namespaces;
+mod net_devices;
 mod notify;
 mod paths;
 mod policy;
