@@ -54,13 +54,11 @@ pub fn from_spec(linux: &Linux, id: &str, problems: &mut Problems) -> Option<Res
         problems.no_nul(at, line);
         schemata.push(line.clone());
     }
-    #[allow(deprecated, reason = "older configs have these two for what enableMonitoring is now")]
-    let monitoring = [rdt.enable_monitoring(), rdt.enable_cmt(), rdt.enable_mbm()].contains(&&Some(true));
     Some(Resctrl {
         group: clos.cloned().unwrap_or_else(|| id.to_string()),
         must_exist: clos.is_some() && schemata.is_empty(),
         schemata,
-        monitoring: monitoring.then(|| id.to_string()),
+        monitoring: (*rdt.enable_monitoring() == Some(true)).then(|| id.to_string()),
     })
 }
 
@@ -108,8 +106,6 @@ mod tests {
         assert_eq!((plan.group.as_str(), plan.must_exist, plan.monitoring), ("web", false, None));
         let plan = planned(json!({"closID": "gold", "enableMonitoring": true})).0.unwrap();
         assert_eq!((plan.group.as_str(), plan.must_exist, plan.monitoring.as_deref()), ("gold", true, Some("web")));
-        assert!(planned(json!({"enableCMT": true})).0.unwrap().monitoring.is_some());
-        assert!(planned(json!({"enableMBM": true})).0.unwrap().monitoring.is_some());
     }
 
     #[test]
