@@ -98,6 +98,9 @@ pub enum Command {
     /// Show, try and check the operator's policy
     #[command(subcommand)]
     Policy(Policy),
+    /// Mount into a container that exists, and take that back
+    #[command(subcommand)]
+    Mounts(Mounts),
 }
 
 /// A container id.
@@ -404,6 +407,53 @@ pub struct PolicyImportMesos {
     pub seccomp_profile_name: Option<String>,
 }
 
+/// `mounts`.
+#[derive(Debug, Subcommand)]
+pub enum Mounts {
+    /// Mount into a created, running or paused container: all that is asked for, or nothing
+    Add(MountsAdd),
+    /// Unmount what mounts add has mounted, and nothing else
+    Remove(MountsRemove),
+    /// List what mounts add has mounted
+    List(MountsList),
+}
+
+/// `mounts add`.
+#[derive(Debug, Args)]
+pub struct MountsAdd {
+    /// Bind SOURCE, a path of the host, and what is mounted below it; with OPTIONS as in config.json; may be repeated
+    #[arg(long, value_name = "SOURCE:DESTINATION[:OPTIONS]")]
+    pub bind: Vec<String>,
+    /// Make a mount that is written as in config.json; may be repeated
+    #[arg(long, value_name = "JSON")]
+    pub mount: Vec<String>,
+    #[command(flatten)]
+    pub id: Id,
+    /// A file with an array of mounts, as in config.json; - is stdin
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+}
+
+/// `mounts remove`.
+#[derive(Debug, Args)]
+pub struct MountsRemove {
+    #[command(flatten)]
+    pub id: Id,
+    /// Where in the container to unmount
+    #[arg(value_name = "DESTINATION", required = true)]
+    pub destinations: Vec<String>,
+}
+
+/// `mounts list`.
+#[derive(Debug, Args)]
+pub struct MountsList {
+    /// Output format
+    #[arg(long, short, value_name = "FORMAT", value_enum, default_value_t)]
+    pub format: Format,
+    #[command(flatten)]
+    pub id: Id,
+}
+
 /// `seccomp`.
 #[derive(Debug, Subcommand)]
 pub enum Seccomp {
@@ -579,7 +629,11 @@ fn run(arguments: &[OsString]) -> Result<u8> {
     crate::sys::fd::sanitise_stdio()?;
     // Before anything is parsed, since the binary may execute itself and begin anew. A word that is not the command does
     // no harm.
-    if arguments.iter().skip(1).any(|word| ["create", "run", "exec", "record"].iter().any(|command| word == command)) {
+    if arguments
+        .iter()
+        .skip(1)
+        .any(|word| ["create", "run", "exec", "record", "mounts"].iter().any(|command| word == command))
+    {
         crate::sealed::ensure(arguments)?;
     }
     let cli = match parse(arguments) {
@@ -645,6 +699,7 @@ fn run(arguments: &[OsString]) -> Result<u8> {
         Command::Audit(args) => command::audit::audit(&root, &args),
         Command::Seccomp(args) => command::seccomp::seccomp(&root, &args, policy, tolerate_cgroups),
         Command::Policy(args) => command::policy::policy(&args, policy),
+        Command::Mounts(args) => command::mounts::mounts(&root, &args),
     }
 }
 

@@ -470,6 +470,19 @@ mod tests {
     }
 
     #[test]
+    fn monitoring_by_its_older_names_is_not_passed_over() {
+        for name in ["enableCMT", "enableMBM"] {
+            let config = |value: bool| {
+                let rdt = format!(r#"{{"ociVersion": "1.2.0", "linux": {{"intelRdt": {{"{name}": {value}}}}}}}"#);
+                parse(rdt.into_bytes())
+            };
+            let error = crate::error::one_line(&config(true).unwrap_err());
+            assert!(error.contains(&format!("{name} is not carried out, use enableMonitoring")), "{error}");
+            assert!(config(false).is_ok());
+        }
+    }
+
+    #[test]
     fn a_profile_in_docker_s_format_is_resolved_for_the_bounding_set() {
         let config = |capability: &str| {
             let text = format!(

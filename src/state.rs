@@ -44,6 +44,9 @@ pub struct Intent {
     pub bundle: PathBuf,
     /// Absolute paths of the cgroups that are going to be made.
     pub cgroups: Vec<PathBuf>,
+    /// Directories of the resctrl file system that are going to be made, outermost first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resctrl: Vec<PathBuf>,
     /// The process that runs `create`.
     pub creator: Identity,
 }
@@ -63,6 +66,9 @@ pub struct State {
     pub owner: u32,
     pub init: Identity,
     pub cgroups: Vec<PathBuf>,
+    /// The directories of the resctrl file system that are the container's own, outermost first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resctrl: Vec<PathBuf>,
     /// Who supervises the calls that the seccomp filter notifies of.
     pub listener: Option<Listener>,
     /// Whether processes get the container's session keyring (not so with `--no-new-keyring`).

@@ -9,6 +9,7 @@ pub mod exec;
 pub mod features;
 pub mod kill;
 pub mod list;
+pub mod mounts;
 pub mod plan;
 pub mod policy;
 pub mod ps;

@@ -143,6 +143,13 @@ impl Proc {
         self.write(&format!("{}/{path}", own.to_string_lossy()), value)
     }
 
+    /// The directory of the caller's own descriptors.
+    pub fn own_descriptors(&self) -> Result<OwnedFd> {
+        let own = call!("readlinkat(\"/proc/self\")" => nix::fcntl::readlinkat(&self.0, "self"))?;
+        let name = CString::new(format!("{}/fd", own.to_string_lossy())).context("/proc/self")?;
+        Ok(openat2(self.0.as_fd(), &name, libc::O_PATH | libc::O_DIRECTORY, 0, Resolve::BENEATH)?)
+    }
+
     /// Below `sys`: the file of a kernel parameter.
     pub fn write_sysctl(&self, path: &Path, value: &str) -> Result<()> {
         self.write(&format!("sys/{}", path.display()), value)

@@ -13,8 +13,10 @@ pub mod lease;
 pub mod mount_options;
 pub mod mounts;
 pub mod namespaces;
+pub mod net_devices;
 pub mod problem;
 pub mod process;
+pub mod resctrl;
 pub mod rootless;
 pub mod scheduling;
 pub mod sysctl;
@@ -34,8 +36,10 @@ use filesystem::Filesystem;
 use hooks::Hooks;
 use idmap::IdMap;
 use namespaces::{Kind, Namespace, Namespaces, Shape};
+use net_devices::NetDevice;
 use problem::Problems;
 use process::Process;
+use resctrl::Resctrl;
 use sysctl::Sysctl;
 
 /// What the caller asks for beside config.json: names and switches of the command line.
@@ -71,6 +75,10 @@ pub struct Plan {
     pub hostname: Option<String>,
     pub domainname: Option<String>,
     pub sysctl: Vec<Sysctl>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub net_devices: Vec<NetDevice>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resctrl: Option<Resctrl>,
     pub cgroup: Cgroup,
     pub process: Process,
     pub seccomp: Option<seccomp::Compiled>,
@@ -100,7 +108,6 @@ impl Plan {
                 &absent
             }
         };
-        refuse_what_is_not_carried_out(linux, &mut problems);
         let namespaces = Namespaces::from_spec(linux, &mut problems);
         let idmap = idmap::from_spec(linux, &namespaces, &mut problems);
         let available = if namespaces.is_separate(Kind::User) || host.euid != 0 {
@@ -135,6 +142,8 @@ impl Plan {
             hostname: name("hostname", &spec.hostname, &namespaces, &mut problems),
             domainname: name("domainname", &spec.domainname, &namespaces, &mut problems),
             sysctl: sysctl::from_spec(linux, &namespaces, &mut problems),
+            net_devices: net_devices::from_spec(linux, &namespaces, host.euid == 0, &mut problems),
+            resctrl: resctrl::from_spec(linux, &request.id, &mut problems),
             cgroup: cgroup(linux, host, request, &mut problems),
             seccomp: seccomp_section(linux, &request.extra_seccomp, &mut problems),
             hooks: hooks::from_spec(spec, &mut problems),
@@ -202,18 +211,6 @@ fn name(member: &str, value: &Option<String>, namespaces: &Namespaces, problems:
 fn seccomp_section(linux: &Linux, extra: &[LinuxSeccomp], problems: &mut Problems) -> Option<seccomp::Compiled> {
     let profiles: Vec<&LinuxSeccomp> = extra.iter().chain(linux.seccomp()).collect();
     seccomp::compile_stacked(&profiles, problems)
-}
-
-/// Fields that this version knows and does not carry out. Ignoring one would leave a container less confined, or less
-/// equipped, than its config says.
-fn refuse_what_is_not_carried_out(linux: &Linux, problems: &mut Problems) {
-    let mut refuse = |present: bool, path: &str| {
-        if present {
-            problems.error(path, "is not carried out by this version of orlop; remove it");
-        }
-    };
-    refuse(linux.net_devices().as_ref().is_some_and(|d| !d.is_empty()), "linux.netDevices");
-    refuse(linux.intel_rdt().is_some(), "linux.intelRdt");
 }
 
 #[cfg(test)]

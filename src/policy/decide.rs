@@ -134,6 +134,15 @@ pub fn decide(policy: &Policy, spec: &Spec, facts: &Facts) -> Result<Effective, 
     if refused { Err(result.decisions) } else { Ok(result) }
 }
 
+/// Decides on the mounts of `spec` alone: those that a container which was allowed under `tables` is to get in addition.
+pub fn decide_mounts(tables: &Tables, spec: &Spec, facts: &Facts) -> Effective {
+    let mut case = Case { tables, spec, facts, result: Effective::default() };
+    if let Some(linux) = &spec.linux {
+        case.mounts(linux);
+    }
+    case.result
+}
+
 /// The audit file of a policy for a config that it refused.
 pub fn audit_file(policy: &Policy, spec: &Spec, facts: &Facts) -> Option<String> {
     policy.with_rules(&policy.selecting(spec, &facts.bundle.to_string_lossy())).audit.file.map(|file| file.value)

@@ -16,12 +16,14 @@ use crate::error::ResultExt;
 use crate::host::Host;
 use crate::kernel::cgroup::{self, Handle};
 use crate::kernel::mount::CgroupMounts;
+use crate::kernel::net_device::Devices;
 use crate::kernel::procfs::{self, Proc};
 use crate::kernel::seccomp::Supervisor;
 use crate::kernel::signal::Interrupts;
-use crate::kernel::{console, hook, idmap, namespace, rootfs, scheduling};
+use crate::kernel::{console, hook, idmap, namespace, resctrl, rootfs, scheduling};
 use crate::plan::Plan;
 use crate::plan::namespaces::{Kind, Shape};
+use crate::plan::resctrl::Resctrl;
 use crate::process::channel::{Channel, Message, pair};
 use crate::process::destroy;
 use crate::process::init::{self, Inherited};
@@ -109,10 +111,12 @@ fn make(
     let cgroups = cgroup::directories(&plan.cgroup);
     // What is wrong with the maps of an ordinary user is known before there is a process.
     let writers = plan.idmap.as_ref().map(|map| idmap::Writers::new(map, host)).transpose()?.unwrap_or_default();
+    let rdt = plan.resctrl.as_ref().map(|plan| Rdt::new(&proc, plan)).transpose()?;
     dir.save_intent(&Intent {
         id: plan.id.clone(),
         bundle: plan.bundle.clone(),
         cgroups: cgroups.clone(),
+        resctrl: rdt.as_ref().map(|rdt| rdt.missing.clone()).unwrap_or_default(),
         creator: proc.identify(Pid::this())?,
     })?;
     dir.save(crate::state::CONFIG, config)?;
@@ -120,6 +124,9 @@ fn make(
     // A cgroup that was not made belongs to someone else if it is there.
     let cgroups = if cgroup.is_none() { Vec::new() } else { cgroups };
     undo.cgroups.clone_from(&cgroups);
+    if let Some(rdt) = &rdt {
+        resctrl::create(&rdt.root, rdt.plan, &rdt.missing, &mut undo.resctrl)?;
+    }
     let cgroup_mounts = CgroupMounts::new(&host.cgroups, |hierarchy| match cgroup.is_none() {
         true => hierarchy.mount_point.join(hierarchy.own.strip_prefix("/").unwrap_or(&hierarchy.own)),
         false => plan.cgroup.directory_in(hierarchy),
@@ -135,6 +142,10 @@ fn make(
         Some(rootfs)
     };
 
+    let network = match joined.iter().find(|joined| joined.kind == Kind::Network && !plan.net_devices.is_empty()) {
+        Some(joined) => Some(joined.fd.try_clone().context("duplicate a namespace")?),
+        None => None,
+    };
     let joined = namespace::open_joined(&plan.namespaces)?;
     refuse_changes_of_the_host(plan, &joined)?;
 
@@ -164,6 +175,8 @@ fn make(
         mapper,
         cgroup: &cgroup,
         interrupts,
+        rdt,
+        network,
         progress: &progress,
         supervisor: supervisor.filter(|_| !plan.process.no_new_privileges),
     };
@@ -185,7 +198,8 @@ fn refuse_changes_of_the_host(plan: &Plan, joined: &[namespace::Joined]) -> Resu
     let sysctls = plan.sysctl.iter().map(|sysctl| (format!("linux.sysctl.{}", sysctl.key), sysctl.owner));
     let names = [("hostname", plan.hostname.is_some()), ("domainname", plan.domainname.is_some())];
     let names = names.into_iter().filter(|(_, set)| *set).map(|(name, _)| (name.to_string(), Kind::Uts));
-    for (field, owner) in sysctls.chain(names) {
+    let devices = (!plan.net_devices.is_empty()).then(|| ("linux.netDevices".to_string(), Kind::Network));
+    for (field, owner) in sysctls.chain(names).chain(devices) {
         for namespace in joined.iter().filter(|j| j.kind == owner) {
             if namespace.is_the_callers()? {
                 bail!("{field}: the \"{}\" namespace to join is the host's", owner.name());
@@ -233,6 +247,22 @@ fn listen_for_start(dir: &StateDir) -> Result<OwnedFd> {
     Ok(socket)
 }
 
+/// `linux.intelRdt` on this host.
+struct Rdt<'a> {
+    plan: &'a Resctrl,
+    /// Where the file system is mounted.
+    root: PathBuf,
+    /// The directories that are not there yet, and will be the container's own.
+    missing: Vec<PathBuf>,
+}
+
+impl<'a> Rdt<'a> {
+    fn new(proc: &Proc, plan: &'a Resctrl) -> Result<Self> {
+        let root = resctrl::mount_point(proc).context("linux.intelRdt")?;
+        Ok(Self { plan, missing: resctrl::missing(&root, plan), root })
+    }
+}
+
 /// The parent's side of the conversation with init.
 struct Parent<'a> {
     plan: &'a Plan,
@@ -244,6 +274,9 @@ struct Parent<'a> {
     cgroup: &'a Handle,
     interrupts: &'a Interrupts,
     progress: &'a Progress,
+    rdt: Option<Rdt<'a>>,
+    /// The network namespace that init is going to join, if it gets devices.
+    network: Option<OwnedFd>,
     /// Some until the listener has been handed over, if init loads a filter that notifies before it is ready.
     supervisor: Option<Supervisor>,
 }
@@ -318,18 +351,29 @@ impl Parent<'_> {
                 Message::Ready { limits } => return Ok((master, limits)),
                 Message::Warning(text) => crate::log::warn(&text),
                 Message::Failed(failure) => return Err(failure.into()),
-                Message::Go => bail!("init sent Go"),
+                other @ (Message::Go | Message::Mount(_)) => bail!("init sent {other:?}"),
             }
         }
     }
 
     /// What needs the host's privileges is done here, by pid, while init waits.
-    fn outside(&self, undo: &Undo) -> Result<()> {
+    fn outside(&self, undo: &mut Undo) -> Result<()> {
         let Some(child) = &undo.child else { bail!("init is gone") };
         if let Some(map) = &self.plan.idmap {
             self.writers.write(self.proc, child.pid, map)?;
         }
-        Ok(())
+        if let Some(rdt) = &self.rdt {
+            resctrl::join(&rdt.root, rdt.plan, child.pid)?;
+        }
+        if self.plan.net_devices.is_empty() {
+            return Ok(());
+        }
+        let there = match &self.network {
+            Some(joined) => joined.try_clone().context("duplicate a namespace")?,
+            None => self.proc.open_namespace(child.pid, Kind::Network)?,
+        };
+        let here = self.proc.open_namespace(Pid::this(), Kind::Network)?;
+        undo.devices.insert(Devices::new(here, there)?).take(&self.plan.net_devices)
     }
 
     fn hand_over_listener(
@@ -407,6 +451,7 @@ impl Parent<'_> {
             owner: self.host.euid,
             init: self.proc.identify(child.pid)?,
             cgroups,
+            resctrl: self.rdt.as_ref().map(|rdt| rdt.missing.clone()).unwrap_or_default(),
             listener: self.plan.seccomp.as_ref().and_then(|seccomp| seccomp.listener.clone()),
             new_keyring: self.plan.new_keyring,
             private_pid_namespace: self.plan.namespaces.is_new(Kind::Pid),
@@ -502,12 +547,18 @@ pub fn write_pid_file(path: &Path, pid: Pid) -> Result<()> {
 struct Undo {
     child: Option<Child>,
     cgroups: Vec<PathBuf>,
+    resctrl: Vec<PathBuf>,
+    devices: Option<Devices>,
     hooks_ran: bool,
     pid_file: Option<PathBuf>,
 }
 
 impl Undo {
-    fn unwind(self, plan: &Plan, dir: &StateDir, interrupts: &Interrupts) {
+    fn unwind(mut self, plan: &Plan, dir: &StateDir, interrupts: &Interrupts) {
+        if let Some(devices) = &mut self.devices {
+            // Before the network namespace goes, and with it what is virtual in it.
+            devices.give_back();
+        }
         if let Some(child) = &self.child {
             // Dead already is as good.
             drop(pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL));
@@ -517,7 +568,9 @@ impl Undo {
             // It names a process that is gone.
             drop(std::fs::remove_file(path));
         }
-        let cleared = destroy::clear_cgroups(&self.cgroups).and_then(|()| dir.remove());
+        let cleared = destroy::clear_cgroups(&self.cgroups)
+            .and_then(|()| resctrl::remove(&self.resctrl))
+            .and_then(|()| dir.remove());
         if let Err(e) = cleared {
             crate::log::warn(&format!("clearing up after the failure: {}", crate::error::one_line(&e)));
         }

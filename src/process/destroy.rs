@@ -9,9 +9,9 @@ use anyhow::{Context, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::kernel::cgroup::Existing;
-use crate::kernel::hook;
 use crate::kernel::procfs::{Identity, Proc};
 use crate::kernel::signal::Interrupts;
+use crate::kernel::{hook, resctrl};
 use crate::plan::hooks::Hook;
 use crate::state::{Intent, State, StateDir, Status, hook_state};
 use crate::sys::process::pidfd_send_signal;
@@ -31,6 +31,7 @@ pub fn destroy(
     if let Some(cgroups) = cgroups {
         clear_cgroups(cgroups)?;
     }
+    resctrl::remove(state.map(|s| &s.resctrl).or(intent.map(|i| &i.resctrl)).map_or(&[], Vec::as_slice))?;
     dir.remove()?;
     if let Some(state) = state {
         let text = hook_state(&state.id, Status::Stopped, 0, &state.bundle, &state.annotations);
