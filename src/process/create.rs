@@ -16,7 +16,7 @@ use crate::error::ResultExt;
 use crate::host::Host;
 use crate::kernel::cgroup::{self, Handle};
 use crate::kernel::mount::CgroupMounts;
-use crate::kernel::procfs::{self, Proc};
+use crate::kernel::procfs::{self, Identity, Proc};
 use crate::kernel::seccomp::Supervisor;
 use crate::kernel::signal::Interrupts;
 use crate::kernel::{console, hook, idmap, namespace, rootfs, scheduling};
@@ -170,7 +170,7 @@ fn make(
     let (master, limits) = parent.converse(&ours, wishes, undo)?;
     let Some(child) = undo.child.as_ref() else { bail!("init is gone") };
     let state = parent.record(child, &limits, cgroups)?;
-    parent.hand_over(child, wishes, &mut undo.pid_file)?;
+    announce(child, wishes, &mut undo.pid_file)?;
     ours.send(&Message::Go).context("init died when it was ready")?;
     // Init closes the channel when the death of this process no longer kills it: not before may this process end.
     ours.receive()?;
@@ -397,38 +397,44 @@ impl Parent<'_> {
     /// init is told to go on.
     fn record(&self, child: &Child, limits: &[usize], cgroups: Vec<PathBuf>) -> Result<State> {
         limit(self.plan, self.proc, child, limits)?;
-        let state = State {
-            id: self.plan.id.clone(),
-            oci_version: crate::spec::OCI_VERSION.into(),
-            bundle: self.plan.bundle.clone(),
-            rootfs: self.plan.filesystem.root.clone(),
-            created: crate::time::rfc3339(crate::time::now()),
-            annotations: self.plan.annotations.clone(),
-            owner: self.host.euid,
-            init: self.proc.identify(child.pid)?,
-            cgroups,
-            listener: self.plan.seccomp.as_ref().and_then(|seccomp| seccomp.listener.clone()),
-            new_keyring: self.plan.new_keyring,
-            private_pid_namespace: self.plan.namespaces.is_new(Kind::Pid),
-            poststart: self.plan.hooks.poststart.clone(),
-            poststop: self.plan.hooks.poststop.clone(),
-        };
+        let state = state_of(self.plan, self.host, self.proc.identify(child.pid)?, cgroups);
         self.dir.save_state(&state)?;
         Ok(state)
     }
+}
 
-    fn hand_over(&self, child: &Child, wishes: &Wishes, written: &mut Option<PathBuf>) -> Result<()> {
-        if let Some(socket) = &wishes.pidfd_socket {
-            // runc's payload for a container's init.
-            crate::sys::socket::send(socket.as_fd(), b"standard", Some(child.pidfd.as_fd()))
-                .context("--pidfd-socket")?;
-        }
-        if let Some(path) = &wishes.pid_file {
-            write_pid_file(path, child.pid).with_context(|| format!("--pid-file {path:?}"))?;
-            *written = Some(path.clone());
-        }
-        Ok(())
+/// The record of a container whose init is `init`.
+pub(super) fn state_of(plan: &Plan, host: &Host, init: Identity, cgroups: Vec<PathBuf>) -> State {
+    State {
+        id: plan.id.clone(),
+        oci_version: crate::spec::OCI_VERSION.into(),
+        bundle: plan.bundle.clone(),
+        rootfs: plan.filesystem.root.clone(),
+        created: crate::time::rfc3339(crate::time::now()),
+        annotations: plan.annotations.clone(),
+        owner: host.euid,
+        init,
+        cgroups,
+        listener: plan.seccomp.as_ref().and_then(|seccomp| seccomp.listener.clone()),
+        new_keyring: plan.new_keyring,
+        private_pid_namespace: plan.namespaces.is_new(Kind::Pid),
+        restored: false,
+        poststart: plan.hooks.poststart.clone(),
+        poststop: plan.hooks.poststop.clone(),
     }
+}
+
+/// Tells the receivers of `wishes` who init is.
+pub(super) fn announce(child: &Child, wishes: &Wishes, written: &mut Option<PathBuf>) -> Result<()> {
+    if let Some(socket) = &wishes.pidfd_socket {
+        // runc's payload for a container's init.
+        crate::sys::socket::send(socket.as_fd(), b"standard", Some(child.pidfd.as_fd())).context("--pidfd-socket")?;
+    }
+    if let Some(path) = &wishes.pid_file {
+        write_pid_file(path, child.pid).with_context(|| format!("--pid-file {path:?}"))?;
+        *written = Some(path.clone());
+    }
+    Ok(())
 }
 
 /// What the supervisor of a process gets with the listener (config-linux.md#containerprocessstate).
@@ -499,15 +505,15 @@ pub fn write_pid_file(path: &Path, pid: Pid) -> Result<()> {
 
 /// What a failing `create` has to take back.
 #[derive(Default)]
-struct Undo {
-    child: Option<Child>,
-    cgroups: Vec<PathBuf>,
-    hooks_ran: bool,
-    pid_file: Option<PathBuf>,
+pub(super) struct Undo {
+    pub(super) child: Option<Child>,
+    pub(super) cgroups: Vec<PathBuf>,
+    pub(super) hooks_ran: bool,
+    pub(super) pid_file: Option<PathBuf>,
 }
 
 impl Undo {
-    fn unwind(self, plan: &Plan, dir: &StateDir, interrupts: &Interrupts) {
+    pub(super) fn unwind(self, plan: &Plan, dir: &StateDir, interrupts: &Interrupts) {
         if let Some(child) = &self.child {
             // Dead already is as good.
             drop(pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL));
