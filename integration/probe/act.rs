@@ -35,6 +35,22 @@ pub fn run(words: &[&str]) -> Value {
                 unsafe { libc::pause() };
             }
         }
+        // Counts up in a file for ever.
+        ["count", path] => {
+            for i in 1u64.. {
+                fs::write(path, i.to_string()).unwrap();
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            json!(null)
+        }
+        // Says every line of its input again.
+        ["repeat"] => {
+            say(&json!({"ready": true}));
+            for line in std::io::stdin().lines().map_while(Result::ok) {
+                say(&json!({"line": line}));
+            }
+            json!({"ended": true})
+        }
         ["sleep", seconds] => {
             std::thread::sleep(std::time::Duration::from_secs(seconds.parse().unwrap()));
             json!({"ok": true})
