@@ -38,7 +38,10 @@ pub fn run(words: &[&str]) -> Value {
         // Counts up in a file for ever.
         ["count", path] => {
             for i in 1u64.. {
-                fs::write(path, i.to_string()).unwrap();
+                // Always as long: criu refuses a file of another size than it was dumped with.
+                let mut file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(path).unwrap();
+                file.write_all(format!("{i:020}").as_bytes()).unwrap();
+                drop(file);
                 std::thread::sleep(std::time::Duration::from_millis(10));
             }
             json!(null)

@@ -279,6 +279,8 @@ impl Criu {
             }
             spawned => spawned.context("start criu")?,
         };
+        // The end of criu is to be seen as the end of the file.
+        drop(theirs);
         let criu = Self { child, socket: Some(ours) };
         criu.check_version()?;
         Ok(criu)

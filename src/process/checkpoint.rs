@@ -14,7 +14,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, fchmod};
+use nix::unistd::{Gid, fchown};
 use serde::{Deserialize, Serialize};
 
 use crate::error::ResultExt;
@@ -29,7 +30,7 @@ use crate::plan::namespaces::{Kind as NamespaceKind, Namespace};
 use crate::plan::problem::Problems;
 use crate::state::State;
 use crate::sys::call;
-use crate::sys::mount::{is_mount_root, mount_id};
+use crate::sys::mount::{failed, is_mount_root, mount_id};
 
 /// What init's standard streams are, as /proc/PID/fd has it: runc's file.
 pub const DESCRIPTORS: &str = "descriptors.json";
@@ -111,6 +112,17 @@ impl Images {
         options.number(Opt::LogLevel, 4);
     }
 
+    /// Lets the group `gid` look up names in the image path as long as the result lives: CRIU opens a part of the images
+    /// as root of the container's user namespace. Their contents stay out of reach of everybody else.
+    pub fn admit(&self, gid: u32) -> Result<Admission<'_>> {
+        let stat = path::stat(self.images.as_fd())?;
+        fchown(&self.images, None, Some(Gid::from_raw(gid))).map_err(failed("fchown(--image-path)"))?;
+        let admission = Admission { images: &self.images, gid: stat.st_gid, mode: stat.st_mode };
+        let mode = Mode::from_bits_truncate(stat.st_mode | libc::S_IXGRP);
+        fchmod(&self.images, mode).map_err(failed("fchmod(--image-path)"))?;
+        Ok(admission)
+    }
+
     fn save(&self, name: &str, value: &impl Serialize) -> Result<()> {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let file = call!("openat(--image-path, {name:?})" =>
@@ -143,6 +155,22 @@ impl Images {
             if errno == 0 { String::new() } else { format!(": {}", crate::sys::describe(Errno::from_raw(errno))) };
         let said: Vec<&str> = [message.trim(), &log].into_iter().filter(|text| !text.is_empty()).collect();
         anyhow!("criu failed: {what}{number}: {} (see {} in the work path)", said.join("; "), self.log)
+    }
+}
+
+/// See [`Images::admit`].
+#[derive(Debug)]
+pub struct Admission<'a> {
+    images: &'a OwnedFd,
+    gid: u32,
+    mode: libc::mode_t,
+}
+
+impl Drop for Admission<'_> {
+    fn drop(&mut self) {
+        // What could be changed can be changed back.
+        let _ignored = fchmod(self.images, Mode::from_bits_truncate(self.mode));
+        let _ignored = fchown(self.images, None, Some(Gid::from_raw(self.gid)));
     }
 }
 

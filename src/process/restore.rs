@@ -22,6 +22,7 @@ use crate::kernel::signal::Interrupts;
 use crate::kernel::{console, hook, namespace};
 use crate::plan::Plan;
 use crate::plan::filesystem::InRoot;
+use crate::plan::idmap::to_host;
 use crate::plan::mounts::Kind;
 use crate::plan::namespaces::{Kind as NamespaceKind, Namespace};
 use crate::process::checkpoint::{
@@ -113,6 +114,8 @@ fn make(
         in_private_mounts(&plan.filesystem.root, || Ok((Criu::start(&inherit)?, order.images.again()?)))?;
     images.name_to(options);
     cgroup.join(criu.pid())?;
+    let root_group = plan.idmap.as_ref().and_then(|map| to_host(&map.gid, 0));
+    let admission = root_group.map(|gid| images.admit(gid)).transpose()?;
     name_cgroups(&proc, &criu, host, options)?;
     let mut restoring =
         Restoring { plan, host, dir, proc: &proc, cgroups, wishes, interrupts, undo, state: None, master: None };
@@ -122,6 +125,7 @@ fn make(
     } else {
         drop(criu);
     }
+    drop(admission);
     done?;
     let Restoring { state, master, cgroups, .. } = restoring;
     let state = state.context("criu has restored no process")?;
