@@ -621,6 +621,49 @@ fn a_restore_that_fails_leaves_nothing() {
 }
 
 #[test]
+fn an_interrupted_restore_leaves_nothing() {
+    orlop_only!("takes a file of the host as a standard stream");
+    let criu = need_criu!();
+    let bundle = counter();
+    run(&bundle);
+    counts(&bundle);
+    checkpoint(&bundle, criu, &[]).output().ok();
+    let mark = bundle.dir.join("in the hook");
+    let script = format!("touch '{}'; sleep 600", mark.display());
+    let bundle = bundle.set("/hooks/createRuntime", json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}]));
+    let running = restore(&bundle, criu, &["--detach"]).start();
+    eventually("the hook runs", || mark.exists());
+    // SAFETY: no pointers; the child has not been waited for.
+    unsafe { libc::kill(running.pid(), libc::SIGTERM) };
+    running.output().fails_with(&["interrupted by SIGTERM"]);
+    gone(&bundle);
+}
+
+#[test]
+fn the_network_can_be_left_open() {
+    orlop_only!("has --network-lock");
+    let criu = need_criu!();
+    let bundle = counter();
+    run(&bundle);
+    counts(&bundle);
+    // No iptables-restore there.
+    let alone = bundle.dir.join("alone");
+    fs::create_dir(&alone).unwrap();
+    symlink(fs::canonicalize(criu.join("criu")).unwrap(), alone.join("criu")).unwrap();
+    for tool in ["sh", "tar", "gzip"] {
+        symlink(host::find_program(tool).unwrap(), alone.join(tool)).unwrap();
+    }
+    let images = images(&bundle);
+    let lock = |how: &str| {
+        let words = ["checkpoint", "--leave-running", "--network-lock", how, "--image-path", images.to_str().unwrap()];
+        bundle.call(words.into_iter().chain([bundle.id.as_str()])).env("PATH", alone.to_str().unwrap()).output()
+    };
+    lock("iptables").fails_with(&["tables-restore"]);
+    lock("skip").ok();
+    counts(&bundle);
+}
+
+#[test]
 fn only_a_running_container_can_be_checkpointed() {
     let criu = need_criu!();
     let bundle = counter();

@@ -12,6 +12,7 @@ use std::process::{Child, Command};
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, chroot, fchdir};
 
@@ -22,6 +23,7 @@ use crate::sys::call;
 use crate::sys::clone::{setns, unshare};
 use crate::sys::fd::set_close_on_exec;
 use crate::sys::mount::{self, Attr, failed};
+use crate::sys::process::pidfd_open;
 use crate::sys::socket::{receive, send, seqpacket_pair};
 
 /// The longest answer.
@@ -242,7 +244,7 @@ impl Response {
 /// What CRIU says in the course of a request.
 #[derive(Debug)]
 pub enum Event {
-    /// It has come to the point `script`, and waits: for [`Criu::go_on`]. `pid`: of the restored init.
+    /// It has come to the point `script`, and waits for [`Criu::answer`]. `pid`: of the restored init.
     Notify { script: String, pid: i32, fd: Option<OwnedFd> },
     /// The request has been carried out.
     Done { pid: i32 },
@@ -335,7 +337,11 @@ impl Criu {
     }
 
     fn receive(&self) -> Result<(Response, Option<OwnedFd>)> {
-        let (bytes, fd) = receive(self.socket()?, LIMIT)?;
+        let (bytes, fd) = match receive(self.socket()?, LIMIT) {
+            // It died with a message of ours unread.
+            Err(e) if e.errno == Errno::ECONNRESET => (Vec::new(), None),
+            received => received?,
+        };
         if bytes.is_empty() {
             bail!("criu has died");
         }
@@ -364,19 +370,26 @@ impl Criu {
         })
     }
 
-    /// Lets CRIU go on after a notification.
-    pub fn go_on(&self) -> Result<()> {
+    /// Answers a notification: CRIU goes on, or fails if it may not.
+    pub fn answer(&self, may: bool) -> Result<()> {
         let mut message = Message::default();
         message.number(1, Request::Notify as i64);
-        message.number(3, 1);
+        message.number(3, may.into());
         self.send(&message)
     }
 }
 
 impl Criu {
-    /// Ends it, whatever it has begun: the caller clears up.
+    /// Has it undo what it has begun, and ends it if it takes too long for that: the caller clears up.
     pub fn abandon(mut self) {
+        const PATIENCE_MS: u16 = 10_000;
         self.socket = None;
+        if let Ok(pidfd) = pidfd_open(self.pid()) {
+            let mut ended = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+            if poll(&mut ended, PollTimeout::from(PATIENCE_MS)).is_ok_and(|n| n > 0) {
+                return;
+            }
+        }
         // One that has ended is as good.
         drop(self.child.kill());
     }

@@ -153,8 +153,9 @@ impl Images {
         }
         let number =
             if errno == 0 { String::new() } else { format!(": {}", crate::sys::describe(Errno::from_raw(errno))) };
-        let said: Vec<&str> = [message.trim(), &log].into_iter().filter(|text| !text.is_empty()).collect();
-        anyhow!("criu failed: {what}{number}: {} (see {} in the work path)", said.join("; "), self.log)
+        // What CRIU sends along is the first of its errors, which need not be the cause.
+        let said = if log.is_empty() { message.trim() } else { &log };
+        anyhow!("criu failed: {what}{number}: {said} (see {} in the work path)", self.log)
     }
 }
 
@@ -259,7 +260,7 @@ fn dump(criu: &Criu, kind: Request, order: &Order) -> Result<()> {
     criu.request(kind, &order.options)?;
     loop {
         match criu.next(None)? {
-            Event::Notify { .. } => criu.go_on()?,
+            Event::Notify { .. } => criu.answer(true)?,
             Event::Done { .. } => return Ok(()),
             Event::Failed { errno, message } => return Err(order.images.failure("dump", errno, &message)),
         }

@@ -162,8 +162,9 @@ impl Restoring<'_> {
         loop {
             match criu.next(Some(self.interrupts))? {
                 Event::Notify { script, pid, fd } => {
-                    self.notified(&script, pid, fd)?;
-                    criu.go_on()?;
+                    let done = self.notified(&script, pid, fd);
+                    criu.answer(done.is_ok())?;
+                    done?;
                 }
                 Event::Done { pid } => return self.record(pid),
                 Event::Failed { errno, message } => return Err(order.images.failure("restore", errno, &message)),
