@@ -650,7 +650,7 @@ fn the_network_can_be_left_open() {
     let alone = bundle.dir.join("alone");
     fs::create_dir(&alone).unwrap();
     symlink(fs::canonicalize(criu.join("criu")).unwrap(), alone.join("criu")).unwrap();
-    for tool in ["sh", "tar", "gzip"] {
+    for tool in ["sh", "tar", "gzip", "ip"] {
         symlink(host::find_program(tool).unwrap(), alone.join(tool)).unwrap();
     }
     let images = images(&bundle);
