@@ -528,7 +528,7 @@ mod tests {
 
     #[test]
     fn answers_are_understood() {
-        let notify = Response::read(b"\x08\x06\x10\x01\x2a\x08\x0a\x03abc\x10\x2a").unwrap();
+        let notify = Response::read(b"\x08\x06\x10\x01\x2a\x07\x0a\x03abc\x10\x2a").unwrap();
         assert_eq!((notify.kind, notify.success, notify.script.as_str(), notify.pid), (6, true, "abc", 42));
         let version = Response::read(b"\x08\x0a\x10\x01\x52\x04\x08\x04\x10\x02").unwrap();
         assert_eq!(version.version, 40200);
