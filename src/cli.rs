@@ -82,6 +82,10 @@ pub enum Command {
     /// List the processes of a container
     #[command(disable_help_flag = true)]
     Ps(Ps),
+    /// Write a running container to a directory, by CRIU, and remove it
+    Checkpoint(Checkpoint),
+    /// Make a container from a directory that checkpoint has written, by CRIU
+    Restore(Restore),
     /// Write a config.json to begin with
     Spec(SpecArgs),
     /// Print what this runtime supports as JSON
@@ -259,6 +263,135 @@ pub struct Delete {
     /// Kill the container first, whatever its state; a missing one is no error
     #[arg(long, short)]
     pub force: bool,
+    #[command(flatten)]
+    pub id: Id,
+}
+
+/// Flags of `checkpoint` and `restore` alike.
+#[derive(Debug, Args)]
+pub struct CriuFlags {
+    /// The directory of the checkpoint [default: ./checkpoint]
+    #[arg(long, value_name = "DIR")]
+    pub image_path: Option<PathBuf>,
+    /// Where CRIU keeps its log and statistics [default: that of --image-path]
+    #[arg(long, value_name = "DIR")]
+    pub work_path: Option<PathBuf>,
+    /// Keep TCP connections
+    #[arg(long)]
+    pub tcp_established: bool,
+    /// Allow UNIX sockets that are connected to processes outside
+    #[arg(long)]
+    pub ext_unix_sk: bool,
+    /// Allow a session leader, or a terminal, that is outside
+    #[arg(long)]
+    pub shell_job: bool,
+    /// Keep file locks
+    #[arg(long)]
+    pub file_locks: bool,
+    /// Serve the memory to, or take it from, criu lazy-pages while the container runs
+    #[arg(long)]
+    pub lazy_pages: bool,
+    /// What CRIU does about cgroups
+    #[arg(long, value_name = "MODE", value_enum)]
+    pub manage_cgroups_mode: Option<CgroupsMode>,
+    /// How CRIU keeps packets away from the container meanwhile [default: iptables]
+    #[arg(long, value_name = "HOW", value_enum)]
+    pub network_lock: Option<NetworkLock>,
+    /// Leave the contents of a namespace out; it is made empty
+    #[arg(long, value_name = "NAMESPACE", value_enum)]
+    pub empty_ns: Vec<EmptyNamespace>,
+    /// Remove from older images what newer ones have
+    #[arg(long)]
+    pub auto_dedup: bool,
+}
+
+/// `--manage-cgroups-mode`, by CRIU's numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CgroupsMode {
+    Ignore = 0,
+    Soft = 3,
+    Full = 4,
+    Strict = 5,
+}
+
+/// `--network-lock`, by CRIU's numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum NetworkLock {
+    Iptables = 1,
+    Nftables = 2,
+    Skip = 3,
+}
+
+/// `--empty-ns`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EmptyNamespace {
+    Network,
+}
+
+/// `checkpoint`.
+#[derive(Debug, Args)]
+pub struct Checkpoint {
+    #[command(flatten)]
+    pub criu: CriuFlags,
+    /// The directory of an earlier --pre-dump, relative to --image-path: what has not changed since is left out
+    #[arg(long, value_name = "DIR")]
+    pub parent_path: Option<PathBuf>,
+    /// Let the container go on
+    #[arg(long)]
+    pub leave_running: bool,
+    /// Skip TCP connections that are being made
+    #[arg(long)]
+    pub tcp_skip_in_flight: bool,
+    /// Give files that have been removed but are open still a name
+    #[arg(long)]
+    pub link_remap: bool,
+    /// Write a byte to descriptor N when lazy pages can be served
+    #[arg(long, value_name = "N", requires = "lazy_pages", value_parser = clap::value_parser!(i32).range(0..))]
+    pub status_fd: Option<i32>,
+    /// Send the memory to the page server there
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub page_server: Option<String>,
+    /// Write the memory only, and let the container go on
+    #[arg(long)]
+    pub pre_dump: bool,
+    #[command(flatten)]
+    pub id: Id,
+}
+
+/// `restore`.
+#[derive(Debug, Args)]
+pub struct Restore {
+    #[command(flatten)]
+    pub criu: CriuFlags,
+    /// The bundle: a directory with config.json [default: the current directory]
+    #[arg(long, short, value_name = "DIR")]
+    pub bundle: Option<PathBuf>,
+    #[command(flatten)]
+    pub receivers: Receivers,
+    /// Return when the container runs
+    #[arg(long, short)]
+    pub detach: bool,
+    /// Do not become the parent of orphaned processes of the container
+    #[arg(long)]
+    pub no_subreaper: bool,
+    /// Understood as create has it; CRIU changes the root in its own way
+    #[arg(long)]
+    pub no_pivot: bool,
+    /// Give processes of a later exec the caller's session keyring
+    #[arg(long)]
+    pub no_new_keyring: bool,
+    /// Close TCP connections instead of keeping them
+    #[arg(long)]
+    pub tcp_close: bool,
+    /// The LSM profile of the processes instead of that of the checkpoint
+    #[arg(long, value_name = "TYPE:NAME")]
+    pub lsm_profile: Option<String>,
+    /// The SELinux context of mounts instead of that of the checkpoint
+    #[arg(long, value_name = "CONTEXT")]
+    pub lsm_mount_context: Option<String>,
+    /// The global flag.
+    #[arg(skip)]
+    pub policy: Option<PathBuf>,
     #[command(flatten)]
     pub id: Id,
 }
@@ -690,6 +823,10 @@ fn run(arguments: &[OsString]) -> Result<u8> {
             command::run::run(&root, &args, tolerate_cgroups)
         }
         Command::Exec(args) => command::exec::exec(&root, &args),
+        Command::Checkpoint(args) => command::checkpoint::checkpoint(&root, &args),
+        Command::Restore(args) => {
+            command::checkpoint::restore(&root, &Restore { policy: global.policy, ..args }, tolerate_cgroups)
+        }
         Command::List(args) => command::list::list(&root, global.root.is_some(), &args),
         Command::Ps(args) => command::ps::ps(&root, &args),
         Command::Spec(args) => command::spec::spec(&args),
@@ -704,7 +841,20 @@ fn run(arguments: &[OsString]) -> Result<u8> {
 }
 
 fn parse(arguments: &[OsString]) -> Result<Cli, clap::Error> {
-    Cli::command().try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches))
+    let read = |words: &[OsString]| {
+        Cli::command().try_get_matches_from(words).and_then(|matches| Cli::from_arg_matches(&matches))
+    };
+    read(arguments).or_else(|e| {
+        // go-runc writes this flag of `restore` as Go's parser of flags has it.
+        let at = arguments
+            .iter()
+            .position(|word| word == "-no-subreaper")
+            .filter(|_| arguments.iter().any(|word| word == "restore"));
+        let Some(at) = at else { return Err(e) };
+        let mut words = arguments.to_vec();
+        words.splice(at..=at, ["--no-subreaper".into()]);
+        read(&words)
+    })
 }
 
 /// The lines of runc's `--version`.
@@ -722,10 +872,25 @@ fn usage(error: &clap::Error) -> Result<u8> {
     if error.use_stderr() {
         let text = error.to_string();
         log::stderr_line(text.trim_end());
+        if let Some(flag) = lacks_value(error) {
+            // The words that podman looks for to know whether there is such a flag.
+            log::stderr_line(&format!("flag needs an argument: {flag}"));
+        }
         Ok(1)
     } else {
         command::print(error.to_string().trim_end());
         Ok(0)
+    }
+}
+
+/// The flag that stands without its value.
+fn lacks_value(error: &clap::Error) -> Option<String> {
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
+    match (error.kind(), error.get(ContextKind::InvalidValue), error.get(ContextKind::InvalidArg)) {
+        (ErrorKind::InvalidValue, Some(ContextValue::String(value)), Some(ContextValue::String(flag))) => {
+            value.is_empty().then(|| flag.split(' ').next().unwrap_or_default().to_string())
+        }
+        _ => None,
     }
 }
 
@@ -773,6 +938,9 @@ mod tests {
             "orlop exec --process /p --console-socket /s --detach --pid-file /p id",
             "orlop exec id ls -l -d",
             "orlop run -d --keep --no-subreaper -b=/b id",
+            "orlop checkpoint --image-path /i --work-path /w --tcp-established --file-locks --empty-ns network id",
+            "orlop restore --image-path /i --work-path /w --detach --pid-file /p -no-subreaper --bundle /b id",
+            "orlop restore --bundle /b --pid-file /p --no-new-keyring --detach --image-path /i --lsm-mount-context=c id",
         ] {
             let words = line.split(' ').map(OsString::from).collect::<Vec<_>>();
             assert!(parse(&words).is_ok(), "{line}");

@@ -75,6 +75,9 @@ pub struct State {
     pub new_keyring: bool,
     /// Whether init is the first process of a PID namespace of its own, so that its end is the end of all.
     pub private_pid_namespace: bool,
+    /// Whether init comes from a checkpoint: it has never called execve, and runs nevertheless.
+    #[serde(default)]
+    pub restored: bool,
     pub poststart: Vec<Hook>,
     pub poststop: Vec<Hook>,
 }
@@ -399,7 +402,7 @@ impl State {
         if crate::kernel::cgroup::Existing::open(&self.cgroups)?.is_frozen()? {
             return Ok(Status::Paused);
         }
-        Ok(if found.stat.has_not_execed() { Status::Created } else { Status::Running })
+        Ok(if found.stat.has_not_execed() && !self.restored { Status::Created } else { Status::Running })
     }
 }
 

@@ -35,6 +35,25 @@ pub fn run(words: &[&str]) -> Value {
                 unsafe { libc::pause() };
             }
         }
+        // Counts up in a file for ever.
+        ["count", path] => {
+            for i in 1u64.. {
+                // Always as long: criu refuses a file of another size than it was dumped with.
+                let mut file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(path).unwrap();
+                file.write_all(format!("{i:020}").as_bytes()).unwrap();
+                drop(file);
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            json!(null)
+        }
+        // Says every line of its input again.
+        ["repeat"] => {
+            say(&json!({"ready": true}));
+            for line in std::io::stdin().lines().map_while(Result::ok) {
+                say(&json!({"line": line}));
+            }
+            json!({"ended": true})
+        }
         ["sleep", seconds] => {
             std::thread::sleep(std::time::Duration::from_secs(seconds.parse().unwrap()));
             json!({"ok": true})

@@ -43,7 +43,7 @@ pub fn features() -> Result<u8> {
             "netDevices": {"enabled": true}
         },
         "annotations": {"io.github.orlop.version": env!("CARGO_PKG_VERSION")},
-        "potentiallyUnsafeConfigAnnotations": []
+        "potentiallyUnsafeConfigAnnotations": ["org.criu.config"]
     }))?;
     Ok(0)
 }

@@ -3,6 +3,7 @@
 
 pub mod audit;
 pub mod check;
+pub mod checkpoint;
 pub mod create;
 pub mod delete;
 pub mod exec;

@@ -105,7 +105,7 @@ pub fn refuse_ordinary_user(plan: &Plan) -> Result<()> {
 }
 
 /// Removes the container, unless a `delete --force` has: its cgroups may be those of a new one with the same id.
-fn remove(created: &Created, interrupts: &Interrupts) -> Result<()> {
+pub fn remove(created: &Created, interrupts: &Interrupts) -> Result<()> {
     let _lock = created.dir.lock()?;
     if !created.dir.exists()? {
         return Ok(());

@@ -6,6 +6,7 @@ pub mod capability;
 pub mod cgroup;
 pub mod console;
 pub mod copy_up;
+pub mod criu;
 pub mod device;
 pub mod executable;
 pub mod hook;

@@ -60,6 +60,13 @@ impl Proc {
         Ok(text)
     }
 
+    /// As [`Proc::read`], for a file that need not be UTF-8.
+    pub fn read_bytes(&self, path: &str) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.file(path, libc::O_RDONLY)?.read_to_end(&mut bytes).with_context(|| format!("read /proc/{path}"))?;
+        Ok(bytes)
+    }
+
     /// Writes `value` in one write(2).
     pub fn write(&self, path: &str, value: &str) -> Result<()> {
         let written = self.file(path, libc::O_WRONLY)?.write(value.as_bytes());

@@ -17,7 +17,7 @@ use crate::host::Host;
 use crate::kernel::cgroup::{self, Handle};
 use crate::kernel::mount::CgroupMounts;
 use crate::kernel::net_device::Devices;
-use crate::kernel::procfs::{self, Proc};
+use crate::kernel::procfs::{self, Identity, Proc};
 use crate::kernel::seccomp::Supervisor;
 use crate::kernel::signal::Interrupts;
 use crate::kernel::{console, hook, idmap, namespace, resctrl, rootfs, scheduling};
@@ -183,7 +183,7 @@ fn make(
     let (master, limits) = parent.converse(&ours, wishes, undo)?;
     let Some(child) = undo.child.as_ref() else { bail!("init is gone") };
     let state = parent.record(child, &limits, cgroups)?;
-    parent.hand_over(child, wishes, &mut undo.pid_file)?;
+    announce(child, wishes, &mut undo.pid_file)?;
     ours.send(&Message::Go).context("init died when it was ready")?;
     // Init closes the channel when the death of this process no longer kills it: not before may this process end.
     ours.receive()?;
@@ -441,39 +441,46 @@ impl Parent<'_> {
     /// init is told to go on.
     fn record(&self, child: &Child, limits: &[usize], cgroups: Vec<PathBuf>) -> Result<State> {
         limit(self.plan, self.proc, child, limits)?;
-        let state = State {
-            id: self.plan.id.clone(),
-            oci_version: crate::spec::OCI_VERSION.into(),
-            bundle: self.plan.bundle.clone(),
-            rootfs: self.plan.filesystem.root.clone(),
-            created: crate::time::rfc3339(crate::time::now()),
-            annotations: self.plan.annotations.clone(),
-            owner: self.host.euid,
-            init: self.proc.identify(child.pid)?,
-            cgroups,
-            resctrl: self.rdt.as_ref().map(|rdt| rdt.missing.clone()).unwrap_or_default(),
-            listener: self.plan.seccomp.as_ref().and_then(|seccomp| seccomp.listener.clone()),
-            new_keyring: self.plan.new_keyring,
-            private_pid_namespace: self.plan.namespaces.is_new(Kind::Pid),
-            poststart: self.plan.hooks.poststart.clone(),
-            poststop: self.plan.hooks.poststop.clone(),
-        };
+        let mut state = state_of(self.plan, self.host, self.proc.identify(child.pid)?, cgroups);
+        state.resctrl = self.rdt.as_ref().map(|rdt| rdt.missing.clone()).unwrap_or_default();
         self.dir.save_state(&state)?;
         Ok(state)
     }
+}
 
-    fn hand_over(&self, child: &Child, wishes: &Wishes, written: &mut Option<PathBuf>) -> Result<()> {
-        if let Some(socket) = &wishes.pidfd_socket {
-            // runc's payload for a container's init.
-            crate::sys::socket::send(socket.as_fd(), b"standard", Some(child.pidfd.as_fd()))
-                .context("--pidfd-socket")?;
-        }
-        if let Some(path) = &wishes.pid_file {
-            write_pid_file(path, child.pid).with_context(|| format!("--pid-file {path:?}"))?;
-            *written = Some(path.clone());
-        }
-        Ok(())
+/// The record of a container whose init is `init`.
+pub(super) fn state_of(plan: &Plan, host: &Host, init: Identity, cgroups: Vec<PathBuf>) -> State {
+    State {
+        resctrl: Vec::new(),
+        id: plan.id.clone(),
+        oci_version: crate::spec::OCI_VERSION.into(),
+        bundle: plan.bundle.clone(),
+        rootfs: plan.filesystem.root.clone(),
+        created: crate::time::rfc3339(crate::time::now()),
+        annotations: plan.annotations.clone(),
+        owner: host.euid,
+        init,
+        cgroups,
+        listener: plan.seccomp.as_ref().and_then(|seccomp| seccomp.listener.clone()),
+        new_keyring: plan.new_keyring,
+        private_pid_namespace: plan.namespaces.is_new(Kind::Pid),
+        restored: false,
+        poststart: plan.hooks.poststart.clone(),
+        poststop: plan.hooks.poststop.clone(),
     }
+}
+
+/// Tells the receivers of `wishes` who init is.
+pub(super) fn announce(child: &Child, wishes: &Wishes, written: &mut Option<PathBuf>) -> Result<()> {
+    if let Some(socket) = &wishes.pidfd_socket {
+        // runc's payload for a container's init.
+        crate::sys::socket::send(socket.as_fd(), b"standard", Some(child.pidfd.as_fd())).context("--pidfd-socket")?;
+    }
+    if let Some(path) = &wishes.pid_file {
+        write_pid_file(path, child.pid).with_context(|| format!("--pid-file {path:?}"))?;
+        *written = Some(path.clone());
+    }
+    Ok(())
 }
 
 /// What the supervisor of a process gets with the listener (config-linux.md#containerprocessstate).
@@ -544,17 +551,17 @@ pub fn write_pid_file(path: &Path, pid: Pid) -> Result<()> {
 
 /// What a failing `create` has to take back.
 #[derive(Default)]
-struct Undo {
-    child: Option<Child>,
-    cgroups: Vec<PathBuf>,
-    resctrl: Vec<PathBuf>,
-    devices: Option<Devices>,
-    hooks_ran: bool,
-    pid_file: Option<PathBuf>,
+pub(super) struct Undo {
+    pub(super) child: Option<Child>,
+    pub(super) cgroups: Vec<PathBuf>,
+    pub(super) resctrl: Vec<PathBuf>,
+    pub(super) devices: Option<Devices>,
+    pub(super) hooks_ran: bool,
+    pub(super) pid_file: Option<PathBuf>,
 }
 
 impl Undo {
-    fn unwind(mut self, plan: &Plan, dir: &StateDir, interrupts: &Interrupts) {
+    pub(super) fn unwind(mut self, plan: &Plan, dir: &StateDir, interrupts: &Interrupts) {
         if let Some(devices) = &mut self.devices {
             // Before the network namespace goes, and with it what is virtual in it.
             devices.give_back();

@@ -204,6 +204,21 @@ impl Existing {
         Ok(None)
     }
 
+    /// Whether the process is in the cgroup, or one below it, of every hierarchy.
+    pub fn in_all(&self, pid: Pid) -> anyhow::Result<bool> {
+        for found in &self.found {
+            if !fs::pids(found.fd.as_fd()).with_context(|| found.context())?.contains(&pid.as_raw()) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The directory with the freezer, if there is one.
+    pub fn freezer_path(&self) -> anyhow::Result<Option<PathBuf>> {
+        Ok(self.freezer()?.map(|found| found.path.clone()))
+    }
+
     /// How many processes the OOM killer has killed; `None` without the memory controller.
     pub fn oom_kills(&self) -> Option<u64> {
         self.found.iter().find_map(|f| handle::oom_kills(f.fd.as_fd(), f.version))
