@@ -270,12 +270,14 @@ fn minimum(samples: &[Sample], of: fn(&Sample) -> Duration) -> f64 {
     samples.iter().map(of).min().map_or(f64::NAN, |d| d.as_secs_f64() * 1000.0)
 }
 
+/// What becomes of a measure of all samples.
+type Statistic = fn(&[Sample], fn(&Sample) -> Duration) -> f64;
+
 /// One line a command: medians and minima of each, and how many times orlop's the others take.
 fn print(name: &str, all: &[Contender], rounds: u32) {
     println!("\nbundle {name}, {rounds} rounds, milliseconds (and times orlop's)");
     let (wall, cpu) = ((|s| s.wall) as fn(&Sample) -> Duration, (|s| s.cpu) as fn(&Sample) -> Duration);
-    let statistics: [(&str, fn(&[Sample], fn(&Sample) -> Duration) -> f64); 2] =
-        [("median", median), ("minimum", minimum)];
+    let statistics: [(&str, Statistic); 2] = [("median", median), ("minimum", minimum)];
     for (kind, of) in [("wall", wall), ("cpu", cpu)] {
         for (statistic, value_of) in statistics {
             let names: String = all.iter().map(|c| format!("{:>24}", c.name)).collect();

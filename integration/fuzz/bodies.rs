@@ -273,7 +273,7 @@ fn profile(bytes: &mut Bytes<'_>) -> Value {
             })
             .collect();
         let mut entry = json!({"names": names, "action": action(bytes), "args": args});
-        if bytes.next() % 4 == 0 {
+        if bytes.next().is_multiple_of(4) {
             entry["errnoRet"] = json!(bytes.next() * 17);
         }
         syscalls.push(entry);
