@@ -88,6 +88,12 @@ pub fn parse_process(bytes: &[u8]) -> Result<Process> {
 pub fn parse(bytes: Vec<u8>) -> Result<Config> {
     match serde_json::from_slice::<Spec>(&bytes) {
         Ok(spec) => {
+            // serde passes over the bytes of what it ignores. Later readers do not, those of the copy that is kept.
+            if std::str::from_utf8(&bytes).is_err()
+                && let Err(e) = serde_json::from_slice::<Value>(&bytes)
+            {
+                return Err(cite("config.json:", &bytes, &e));
+            }
             if shape::check(&bytes).map_err(|e| cite("config.json:", &bytes, &e))?
                 && let Some(resolved) = with_resolved_profile(&bytes)?
             {
@@ -442,6 +448,13 @@ mod tests {
 
     fn fails(text: &str) -> String {
         format!("{:#}", parse(text.as_bytes().to_vec()).unwrap_err())
+    }
+
+    #[test]
+    fn a_config_is_utf_8_also_where_it_is_ignored() {
+        let error = parse(b"{\"ociVersion\": \"1.2.0\",\n \"x\": \"\xff\"}".to_vec()).unwrap_err().to_string();
+        assert!(error.starts_with("config.json:2:"), "{error}");
+        assert!(parse("{\"ociVersion\": \"1.2.0\", \"x\": \"\u{e9}\"}".into()).is_ok());
     }
 
     #[test]
