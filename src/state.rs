@@ -186,12 +186,16 @@ impl Root {
             let again = call!("dup({:?})", self.path => root.try_clone().map_err(sys::errno))?;
             let Some(dir) = StateDir::open(again, &self.path, id)? else { return Ok(None) };
             let lock = dir.lock()?;
+            // The directory that was made may be gone and another have its name: not if that is a container by now.
+            if dir.has(INTENT)? {
+                bail!("container with given ID already exists: {id}");
+            }
             Ok(if dir.exists()? { Some((dir, lock)) } else { None })
         };
         // If there is none any more, a `delete --force` got the lock first, and the id may be someone else's.
         reserved()
             .inspect_err(|_| {
-                // That error is the one to report.
+                // That error is the one to report. A directory that is a container by now is not empty, and stays.
                 let _ignored = unlinkat(&root, id, UnlinkatFlags::RemoveDir);
             })?
             .context("the state directory has been removed by another process")
@@ -376,6 +380,14 @@ impl StateDir {
         match unlinkat(&self.root, self.id.as_str(), UnlinkatFlags::RemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => Ok(()),
             Err(errno) => call!("rmdir({:?})", self.path => Err(errno)).map_err(Into::into),
+        }
+    }
+
+    /// Whether there is a file of this name, whatever it holds.
+    fn has(&self, name: &str) -> Result<bool> {
+        match fstatat(&self.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Err(Errno::ENOENT) => Ok(false),
+            found => Ok(call!("fstatat({:?}, {name:?})", self.path => found).map(|_| true)?),
         }
     }
 

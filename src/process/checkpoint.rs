@@ -277,6 +277,12 @@ pub fn refuse_what_criu_cannot(plan: &Plan) -> Result<()> {
     if let Some(name) = fs.root_idmap.as_ref().map(|_| "root".to_string()).into_iter().chain(idmapped).next() {
         bail!("{name}: CRIU does not know idmapped mounts");
     }
+    if !plan.net_devices.is_empty() {
+        bail!("linux.netDevices: CRIU does not restore devices that were moved from the host");
+    }
+    if plan.resctrl.is_some() {
+        bail!("linux.intelRdt: CRIU does not restore the membership in a class of service");
+    }
     Ok(())
 }
 
