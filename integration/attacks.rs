@@ -356,6 +356,22 @@ fn c13_a_read_only_file_system_of_the_host_is_no_seal() {
 }
 
 #[test]
+fn b24_a_proc_of_the_image_does_not_make_the_runtime_wait() {
+    // No proc is mounted, and everything that a C library likes to look at is a FIFO that nobody writes to.
+    let mut bundle = Bundle::new().remove("/mounts/0");
+    let names =
+        ["sys/kernel/ngroups_max", "sys/kernel/cap_last_cap", "self/status", "self/stat", "self/attr/exec", "mounts"];
+    for name in names.map(|name| format!("proc/{name}")).iter().map(String::as_str).chain(["etc/passwd", "etc/group"]) {
+        let path = bundle.rootfs().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        // SAFETY: a NUL-terminated string.
+        assert_eq!(unsafe { libc::mkfifo(c_string(&path).as_ptr(), 0o600) }, 0);
+    }
+    bundle = bundle.set("/process/user", json!({"uid": 1000, "gid": 1000, "additionalGids": [7, 8]}));
+    bundle.run(["/probe", "echo", "x"]).ok();
+}
+
+#[test]
 fn d10_exec_is_under_the_device_rules() {
     let caps = json!(["CAP_MKNOD"]);
     for bundle in [Bundle::new(), Bundle::v2()] {
