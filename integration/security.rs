@@ -212,18 +212,6 @@ fn a15_masked_and_readonly_paths_through_links() {
 }
 
 #[test]
-fn a16_console_is_a_link_to_the_host() {
-    peer_differs!("crun", "1.8 is before the fix");
-    let bundle = Bundle::new().remove("/mounts/2").remove("/mounts/1").set("/process/terminal", true);
-    let canary = bundle.canary();
-    symlink(canary.join("console"), bundle.rootfs().join("dev/console")).unwrap();
-    let receiver = crate::tty::Receiver::new(&bundle);
-    drop(bundle.try_create(&["--console-socket", &receiver.path]));
-    bundle.check_canary();
-    drop(bundle.delete_force());
-}
-
-#[test]
 fn a18_the_rootfs_itself_is_a_link() {
     // Allowed, as engines do it, or refused; it must not put anything beside the target.
     let bundle = Bundle::new();
