@@ -10,6 +10,7 @@
     reason = "a test fails by panicking, works on its own directories and is not a container"
 )]
 
+mod attacks;
 mod audit;
 mod bundles;
 mod capabilities;
@@ -41,6 +42,7 @@ mod notify;
 mod paths;
 mod policy;
 mod process;
+mod races;
 mod robustness;
 mod rootless;
 mod scheduling;

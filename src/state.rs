@@ -12,6 +12,7 @@ use std::ffi::CString;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
@@ -264,10 +265,27 @@ impl StateDir {
 
     /// Waits for the lock. After a wait the container may be gone: the caller reads the state afterwards.
     pub fn lock(&self) -> Result<Lock> {
-        let directory = call!("openat({:?})", self.path =>
-            openat(&self.fd, ".", OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()))?;
+        let directory = self.open_to_lock()?;
         sys::fd::lock(directory.as_fd()).with_context(|| format!("lock {:?}", self.path))?;
         Ok(Lock(directory))
+    }
+
+    /// As [`StateDir::lock`], for a limited time: None if another command holds the lock still.
+    pub fn lock_within(&self, patience: Duration) -> Result<Option<Lock>> {
+        let directory = self.open_to_lock()?;
+        let deadline = Instant::now() + patience;
+        while !sys::fd::try_lock(directory.as_fd()).with_context(|| format!("lock {:?}", self.path))? {
+            if Instant::now() >= deadline {
+                return Ok(None);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(Some(Lock(directory)))
+    }
+
+    fn open_to_lock(&self) -> sys::Result<OwnedFd> {
+        call!("openat({:?})", self.path =>
+            openat(&self.fd, ".", OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()))
     }
 
     /// The directory's descriptor.

@@ -110,6 +110,15 @@ pub fn lock(fd: BorrowedFd<'_>) -> Result<()> {
     }
 }
 
+/// As [`lock`], without waiting: false if another holds it.
+pub fn try_lock(fd: BorrowedFd<'_>) -> Result<bool> {
+    // SAFETY: no pointers.
+    match check(unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }.into()) {
+        Err(Errno::EWOULDBLOCK | Errno::EINTR) => Ok(false),
+        locked => call!("flock({}, LOCK_EX|LOCK_NB)", fd.as_raw_fd() => locked).map(|_| true),
+    }
+}
+
 /// Opens /dev/null on those of descriptors 0, 1 and 2 that are closed, so that no later descriptor can land there and
 /// be taken for stdio by the container.
 pub fn sanitise_stdio() -> Result<()> {
