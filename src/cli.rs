@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The command line: runc's flags and their meaning. Parsing makes no system call.
 
-use std::ffi::OsString;
+mod words;
+
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -40,6 +42,9 @@ pub struct Global {
     /// Use the systemd cgroup driver (not carried out yet: refused)
     #[arg(long)]
     pub systemd_cgroup: bool,
+    /// Who manages the containers' cgroups; disabled: nobody, a container stays in its caller's
+    #[arg(long, value_name = "MANAGER", value_enum, default_value_t)]
+    pub cgroup_manager: CgroupManager,
     /// Hold containers to the policy in FILE too, beside the system's in /etc/orlop
     #[arg(long, value_name = "FILE")]
     pub policy: Option<PathBuf>,
@@ -51,6 +56,15 @@ pub struct Global {
     pub version: bool,
 }
 
+/// `--cgroup-manager`, which is crun's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum CgroupManager {
+    #[default]
+    Cgroupfs,
+    Systemd,
+    Disabled,
+}
+
 /// `--rootless`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Rootless {
@@ -59,8 +73,9 @@ pub enum Rootless {
     Auto,
 }
 
-/// The commands.
+/// The commands. The flags of one are defined when it is the one that is called.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 #[allow(clippy::large_enum_variant, reason = "there is one value of it in the life of the program")]
 pub enum Command {
     /// Create a container: everything but its program
@@ -125,12 +140,15 @@ pub struct Create {
     /// Give the container a user namespace with a range of ids that no other has: auto, or auto:size=N
     #[arg(long, value_name = "auto", value_parser = userns)]
     pub userns: Option<u32>,
-    /// Pass N descriptors, from 3 on, to the container
+    /// Pass N descriptors, from 3 on, to the container, behind those of $LISTEN_FDS
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub preserve_fds: u32,
     /// The global flag.
     #[arg(skip)]
     pub policy: Option<PathBuf>,
+    /// The global `--cgroup-manager disabled`.
+    #[arg(skip)]
+    pub no_cgroup: bool,
     #[command(flatten)]
     pub id: Id,
 }
@@ -203,7 +221,7 @@ pub struct Exec {
     /// Do so in a paused container: the process starts when it is resumed
     #[arg(long)]
     pub ignore_paused: bool,
-    /// Pass N descriptors, from 3 on, to the process
+    /// Pass N descriptors, from 3 on, to the process, behind those of $LISTEN_FDS
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub preserve_fds: u32,
     #[command(flatten)]
@@ -566,13 +584,15 @@ pub enum ProgramFormat {
 pub fn main() -> ExitCode {
     crate::sys::process::forbid_backtraces();
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    match run(&arguments) {
+    let status = match run(&arguments) {
         Ok(status) => ExitCode::from(status),
         Err(e) => {
             report(&e);
             ExitCode::FAILURE
         }
-    }
+    };
+    log::settle();
+    status
 }
 
 fn run(arguments: &[OsString]) -> Result<u8> {
@@ -582,25 +602,25 @@ fn run(arguments: &[OsString]) -> Result<u8> {
     if arguments.iter().skip(1).any(|word| ["create", "run", "exec", "record"].iter().any(|command| word == command)) {
         crate::sealed::ensure(arguments)?;
     }
-    let cli = match parse(arguments) {
+    let cli = match parse(&words::normal(arguments, Cli::command)) {
         Ok(cli) => cli,
         Err(e) => return usage(&e),
     };
     let global = cli.global;
     let command = match cli.command {
         _ if global.version => {
-            print_version();
+            print_version(arguments.first());
             return Ok(0);
         }
         Some(command) => command,
         None => return usage(&Cli::command().error(clap::error::ErrorKind::MissingSubcommand, "a command is missing")),
     };
-    let passed = command::create::check_preserved(match &command {
-        Command::Create(args) => args.preserve_fds,
-        Command::Run(args) => args.create.preserve_fds,
-        Command::Exec(args) => args.preserve_fds,
-        _ => 0,
-    });
+    let passed = match &command {
+        Command::Create(args) => command::create::check_preserved(args.preserve_fds),
+        Command::Run(args) => command::create::check_preserved(args.create.preserve_fds),
+        Command::Exec(args) => command::create::check_preserved(args.preserve_fds),
+        _ => Ok(()),
+    };
     // Whatever the caller left open must not reach the container (CVE-2024-21626). Not before the binary has executed
     // itself: --preserve-fds asks for some of them.
     crate::sys::fd::close_on_exec_from(3)?;
@@ -611,7 +631,7 @@ fn run(arguments: &[OsString]) -> Result<u8> {
             _ => Err(e),
         };
     }
-    if global.systemd_cgroup {
+    if global.systemd_cgroup || global.cgroup_manager == CgroupManager::Systemd {
         let refused: Result<u8> =
             Err(anyhow::anyhow!("--systemd-cgroup: the systemd cgroup driver is not carried out yet"));
         return refused.hint("without the flag orlop manages cgroups itself (the cgroupfs driver)");
@@ -623,16 +643,18 @@ fn run(arguments: &[OsString]) -> Result<u8> {
     };
     let root = command::state_root(global.root.as_deref())?;
     let policy = global.policy.as_deref();
+    let no_cgroup = global.cgroup_manager == CgroupManager::Disabled;
     match command {
         Command::Create(args) => {
-            command::create::create(&root, &Create { policy: global.policy, ..args }, tolerate_cgroups)
+            let args = Create { policy: global.policy, no_cgroup, ..args };
+            command::create::create(&root, &args, tolerate_cgroups)
         }
         Command::Start(args) => command::start::start(&root, &args.id),
         Command::State(args) => command::state::state(&root, &args.id),
         Command::Kill(args) => command::kill::kill(&root, &args),
         Command::Delete(args) => command::delete::delete(&root, &args),
         Command::Run(mut args) => {
-            args.create.policy = global.policy;
+            (args.create.policy, args.create.no_cgroup) = (global.policy, no_cgroup);
             command::run::run(&root, &args, tolerate_cgroups)
         }
         Command::Exec(args) => command::exec::exec(&root, &args),
@@ -652,10 +674,14 @@ fn parse(arguments: &[OsString]) -> Result<Cli, clap::Error> {
     Cli::command().try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches))
 }
 
-/// The lines of runc's `--version`.
-fn print_version() {
+/// The lines of runc's `--version`. A caller that knows the program as runc or crun looks for that name: go-runc reads
+/// nothing that does not begin with `runc version`.
+fn print_version(program: Option<&OsString>) {
+    let name = program.map_or(OsStr::new(""), |program| words::base_name(program));
+    let peer = ["runc", "crun"].into_iter().find(|peer| name == *peer);
+    let (name, program) = peer.map_or(("orlop", ""), |peer| (peer, "\nprogram: orlop"));
     command::print(&format!(
-        "orlop version {}\ncommit: {}\nspec: {}",
+        "{name} version {}\ncommit: {}\nspec: {}{program}",
         env!("CARGO_PKG_VERSION"),
         option_env!("ORLOP_COMMIT").unwrap_or("unknown"),
         crate::spec::OCI_VERSION
@@ -718,6 +744,7 @@ mod tests {
             "orlop exec --process /p --console-socket /s --detach --pid-file /p id",
             "orlop exec id ls -l -d",
             "orlop run -d --keep --no-subreaper -b=/b id",
+            "orlop --log-format=json --log /l --cgroup-manager disabled create --bundle /b --pid-file /p id",
         ] {
             let words = line.split(' ').map(OsString::from).collect::<Vec<_>>();
             assert!(parse(&words).is_ok(), "{line}");

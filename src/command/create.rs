@@ -56,6 +56,8 @@ pub fn make(
             no_pivot: args.no_pivot,
             no_new_keyring: args.no_new_keyring,
             preserve_fds: args.preserve_fds,
+            listen_fds: listen_fds(),
+            no_cgroup: args.no_cgroup,
             idmap_all: lease.is_some(),
             tolerate_cgroups,
             extra_seccomp: governed.stack.clone(),
@@ -150,15 +152,25 @@ pub fn wishes(plan: &Plan, args: &Receivers, detached: bool) -> Result<Wishes> {
     Ok(Wishes { console, pidfd_socket, pid_file, watcher: None })
 }
 
-/// Whether the descriptors of `--preserve-fds` are there. To be called before this process opens anything that lasts: what
+/// How many descriptors from 3 on the caller passes by sd_listen_fds(3): those that are meant for this very process.
+pub fn listen_fds() -> u32 {
+    let number = |name| std::env::var(name).ok().and_then(|value| value.parse::<u32>().ok());
+    number("LISTEN_FDS").filter(|_| number("LISTEN_PID") == Some(std::process::id())).unwrap_or(0)
+}
+
+/// Whether the descriptors of `--preserve-fds` and of the socket activation before them are there. To be called before this process opens anything that lasts: what
 /// took the number of a descriptor that the caller did not pass would be passed in its place.
 pub fn check_preserved(count: u32) -> Result<()> {
-    for i in 3..3 + u64::from(count) {
+    let listen = u64::from(listen_fds());
+    for i in 3..3 + listen + u64::from(count) {
         let open = i32::try_from(i).is_ok_and(crate::sys::fd::is_open);
+        if !open && i < 3 + listen {
+            return Err(anyhow!("LISTEN_FDS={listen}: descriptor {i} is not open"));
+        }
         if !open {
             return Err(anyhow!(
                 "--preserve-fds: unable to stat preserved-fd {} (of {count}): descriptor {i} is not open",
-                i - 3
+                i - 3 - listen
             ));
         }
     }

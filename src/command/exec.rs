@@ -6,7 +6,7 @@ use std::path::{Component, Path};
 use anyhow::{Context, Result, anyhow, bail};
 
 use crate::cli::Exec;
-use crate::command::create::wishes;
+use crate::command::create::{listen_fds, wishes};
 use crate::command::policy::govern_exec;
 use crate::error::{ResultExt, report};
 use crate::host::Host;
@@ -65,6 +65,7 @@ fn plan(dir: &StateDir, state: &State, host: &Host, args: &Exec) -> Result<Plan>
         bundle: state.bundle.clone(),
         no_new_keyring: !state.new_keyring,
         preserve_fds: args.preserve_fds,
+        listen_fds: listen_fds(),
         ..Request::default()
     };
     let container = config.spec.process.take().context("the container's config has no process")?;

@@ -243,7 +243,10 @@ fn enter(plan: &Plan, inherited: Inherited<'_>, channel: &mut Channel) -> Result
     if !plan.ordinary_user {
         inherited.cgroup.join_self()?;
     }
-    scheduling::set_affinity(plan.process.scheduling.exec_affinity.1.as_ref(), "final")?;
+    match &plan.process.scheduling.exec_affinity {
+        (None, None) => scheduling::reset_affinity()?,
+        (_, last) => scheduling::set_affinity(last.as_ref(), "final")?,
+    }
     crate::sys::process::reset_signals(inherited.ignored_signals);
     if !plan.ordinary_user {
         join(plan, inherited.init)?;

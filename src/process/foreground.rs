@@ -55,6 +55,7 @@ impl Drop for Signals {
 
 /// Waits until `child` has ended and says how; `master` is its terminal's, if it has one.
 pub fn wait(child: &Child, master: Option<&OwnedFd>, signals: &Signals) -> Result<Exit> {
+    crate::log::settle();
     let pidfd = child.pidfd.as_fd();
     let mut terminal = master.map(Terminal::attach).transpose()?;
     loop {

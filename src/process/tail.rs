@@ -293,6 +293,11 @@ fn enter_cwd(plan: &Plan, entered: bool) -> Result<()> {
 /// The environment, with a HOME from the container's /etc/passwd if it has none.
 fn environment(plan: &Plan) -> Result<Vec<String>> {
     let mut env = plan.process.env.clone();
+    if plan.listen_fds > 0 {
+        env.retain(|entry| !entry.starts_with("LISTEN_FDS=") && !entry.starts_with("LISTEN_PID="));
+        // sd_listen_fds(3) of the program compares the pid with its own, which is the one that it sees itself.
+        env.extend([format!("LISTEN_FDS={}", plan.listen_fds), format!("LISTEN_PID={}", std::process::id())]);
+    }
     if env.iter().any(|entry| entry.starts_with("HOME=") && entry.len() > 5) {
         return Ok(env);
     }
