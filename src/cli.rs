@@ -101,6 +101,10 @@ pub enum Command {
     Spec(SpecArgs),
     /// Print what this runtime supports as JSON
     Features,
+    /// Print what this host has, and what it keeps orlop from doing
+    Info(InfoArgs),
+    /// Print a script that completes the command line in a shell
+    Completions(CompletionsArgs),
     /// Print what create would do as JSON, and do nothing
     Plan(PlanArgs),
     /// Print every fault and warning of a bundle on this host, and do nothing; the exit status is 1 if there are faults
@@ -215,9 +219,9 @@ pub struct Exec {
     /// Set no_new_privs; what the container has stays set
     #[arg(long)]
     pub no_new_privs: bool,
-    /// Run the process in the cgroup PATH below the container's
-    #[arg(long, value_name = "PATH")]
-    pub cgroup: Option<PathBuf>,
+    /// Run the process in the cgroup PATH below the container's; on v1 of these controllers, may be repeated
+    #[arg(long, value_name = "[CONTROLLER[,..]:]PATH")]
+    pub cgroup: Vec<String>,
     /// Do so in a paused container: the process starts when it is resumed
     #[arg(long)]
     pub ignore_paused: bool,
@@ -322,6 +326,30 @@ pub struct SpecArgs {
     /// For a caller that is not root: with a user namespace and without cgroups
     #[arg(long)]
     pub rootless: bool,
+}
+
+/// `info`.
+#[derive(Debug, Args)]
+pub struct InfoArgs {
+    /// Output format
+    #[arg(long, short, value_name = "FORMAT", value_enum, default_value_t)]
+    pub format: TextFormat,
+}
+
+/// `completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_name = "SHELL", value_enum)]
+    pub shell: Shell,
+}
+
+/// A shell with completions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    Bash,
+    Zsh,
+    Fish,
 }
 
 /// `plan`.
@@ -602,7 +630,7 @@ fn run(arguments: &[OsString]) -> Result<u8> {
     if arguments.iter().skip(1).any(|word| ["create", "run", "exec", "record"].iter().any(|command| word == command)) {
         crate::sealed::ensure(arguments)?;
     }
-    let cli = match parse(&words::normal(arguments, Cli::command)) {
+    let cli = match parse(&words::normal(arguments, definition)) {
         Ok(cli) => cli,
         Err(e) => return usage(&e),
     };
@@ -662,6 +690,8 @@ fn run(arguments: &[OsString]) -> Result<u8> {
         Command::Ps(args) => command::ps::ps(&root, &args),
         Command::Spec(args) => command::spec::spec(&args),
         Command::Features => command::features::features(),
+        Command::Info(args) => command::info::info(&root, args.format),
+        Command::Completions(args) => command::completions::completions(args.shell, &definition()),
         Command::Plan(args) => command::plan::plan(&args, policy),
         Command::Check(args) => command::check::check(&args),
         Command::Audit(args) => command::audit::audit(&root, &args),
@@ -671,7 +701,23 @@ fn run(arguments: &[OsString]) -> Result<u8> {
 }
 
 fn parse(arguments: &[OsString]) -> Result<Cli, clap::Error> {
-    Cli::command().try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches))
+    let matches = Cli::command().try_get_matches_from(arguments).or_else(|e| match e.kind() {
+        clap::error::ErrorKind::DisplayHelp => definition().try_get_matches_from(arguments),
+        _ => Err(e),
+    })?;
+    Cli::from_arg_matches(&matches)
+}
+
+/// The whole command line, with the flags of every command.
+pub fn definition() -> clap::Command {
+    let mut all = Cli::command();
+    // What a command does stands at the enum; a definition that is put off replaces it by the words about its flags.
+    let about: Vec<_> = all.get_subcommands().map(|command| command.get_about().cloned()).collect();
+    all.build();
+    for (command, about) in all.get_subcommands_mut().zip(about) {
+        *command = std::mem::take(command).about(about.unwrap_or_default());
+    }
+    all
 }
 
 /// The lines of runc's `--version`. A caller that knows the program as runc or crun looks for that name: go-runc reads
@@ -691,7 +737,8 @@ fn print_version(program: Option<&OsString>) {
 /// Help goes to stdout with status 0; an error of usage to stderr with status 1, as runc's.
 fn usage(error: &clap::Error) -> Result<u8> {
     if error.use_stderr() {
-        let text = error.to_string();
+        // podman looks for runc's last words to find out whether there is a flag.
+        let text = error.to_string().replace("but none was supplied", "but none was supplied: it requires an argument");
         log::stderr_line(text.trim_end());
         Ok(1)
     } else {
@@ -707,6 +754,8 @@ mod tests {
     #[test]
     fn the_definitions_are_consistent() {
         Cli::command().debug_assert();
+        let exec = definition().find_subcommand("exec").and_then(|exec| exec.get_about().map(ToString::to_string));
+        assert!(exec.is_some_and(|about| about.starts_with("Run a further process")));
     }
 
     /// Every flag that clap knows is in the manual page.
@@ -724,7 +773,7 @@ mod tests {
             }
         }
         let mut missing = Vec::new();
-        check("orlop", &Cli::command(), &page, &mut missing);
+        check("orlop", &definition(), &page, &mut missing);
         assert!(missing.is_empty(), "{missing:?}");
     }
 

@@ -7,8 +7,8 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
-use std::sync::{Mutex, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 use serde::Serialize;
 
@@ -39,7 +39,9 @@ static LOG: OnceLock<Log> = OnceLock::new();
 
 /// Sets the log up; the first call wins. `file` is created at the first entry, with mode 0644, and appended to.
 pub fn init(file: Option<PathBuf>, format: Format, debug: bool) {
-    if file.is_some() && let Ok(mut held) = HELD.lock() {
+    if file.is_some()
+        && let Ok(mut held) = HELD.lock()
+    {
         *held = Some(Vec::new());
     }
     let log = Log { file: file.map(|path| (path, OnceLock::new())), format, debug };

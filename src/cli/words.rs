@@ -13,9 +13,7 @@ pub fn normal(words: &[OsString], definition: fn() -> Command) -> Cow<'_, [OsStr
     if !words.iter().skip(1).any(special) {
         return Cow::Borrowed(words);
     }
-    let mut definition = definition();
-    definition.build();
-    Cow::Owned(rewrite(words, &definition))
+    Cow::Owned(rewrite(words, &definition()))
 }
 
 /// Whether clap would read the word differently: a long name behind one dash, or a value of a switch.
@@ -70,7 +68,9 @@ fn rewrite(words: &[OsString], root: &Command) -> Vec<OsString> {
         let known = long.or_else(|| scope.get_arguments().find(short));
         let takes_value = known.is_some_and(|arg| arg.get_action().takes_values());
         match (long, value) {
-            (Some(_), Some(value)) if !takes_value && switch(value) == Some(true) => made.push(format!("--{name}").into()),
+            (Some(_), Some(value)) if !takes_value && switch(value) == Some(true) => {
+                made.push(format!("--{name}").into())
+            }
             (Some(_), Some(value)) if !takes_value && switch(value) == Some(false) => {}
             (Some(_), Some(value)) => made.push(format!("--{name}={value}").into()),
             (Some(_), None) => made.push(format!("--{name}").into()),
@@ -95,7 +95,6 @@ pub fn base_name(program: &OsStr) -> &OsStr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn words_of_go_become_clap_s() {
@@ -115,7 +114,7 @@ mod tests {
             ("orlop list -quiet=perhaps", "orlop list --quiet=perhaps"),
         ] {
             let words = line.split(' ').map(OsString::from).collect::<Vec<_>>();
-            let made = normal(&words, crate::cli::Cli::command);
+            let made = normal(&words, crate::cli::definition);
             assert_eq!(made.join(OsStr::new(" ")), expected);
         }
     }

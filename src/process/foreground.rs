@@ -13,6 +13,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::{Pid, isatty};
 
+use crate::process::notify::Notify;
 use crate::sys::call;
 use crate::sys::clone::Child;
 use crate::sys::fd::stdio;
@@ -53,8 +54,9 @@ impl Drop for Signals {
     }
 }
 
-/// Waits until `child` has ended and says how; `master` is its terminal's, if it has one.
-pub fn wait(child: &Child, master: Option<&OwnedFd>, signals: &Signals) -> Result<Exit> {
+/// Waits until `child` has ended and says how; `master` is its terminal's, if it has one. `notify`: where it says that it
+/// is ready.
+pub fn wait(child: &Child, master: Option<&OwnedFd>, signals: &Signals, mut notify: Option<Notify>) -> Result<Exit> {
     crate::log::settle();
     let pidfd = child.pidfd.as_fd();
     let mut terminal = master.map(Terminal::attach).transpose()?;
@@ -66,6 +68,7 @@ pub fn wait(child: &Child, master: Option<&OwnedFd>, signals: &Signals) -> Resul
         if let Some(terminal) = &terminal {
             fds.extend(terminal.polled());
         }
+        fds.extend(notify.as_ref().map(|notify| PollFd::new(notify.fd(), PollFlags::POLLIN)));
         match poll(&mut fds, PollTimeout::NONE) {
             Err(Errno::EINTR) => continue,
             other => call!("poll()" => other)?,
@@ -73,6 +76,12 @@ pub fn wait(child: &Child, master: Option<&OwnedFd>, signals: &Signals) -> Resul
         drop(fds);
         if let Some(terminal) = &mut terminal {
             terminal.relay();
+        }
+        // The service manager's main process is this one.
+        if let Some(told) = notify.take_if(|notify| readable(notify.fd()))
+            && !told.relay(None)?
+        {
+            notify = Some(told);
         }
         for signal in pending(signals) {
             forward(child, signal, terminal.as_ref());

@@ -8,6 +8,7 @@ pub mod destroy;
 pub mod exec;
 pub mod foreground;
 pub mod init;
+pub mod notify;
 pub mod start;
 pub mod step;
 pub mod tail;
