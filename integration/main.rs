@@ -39,6 +39,7 @@ mod policy;
 mod process;
 mod robustness;
 mod rootless;
+mod runtime_tools;
 mod scheduling;
 mod seccomp;
 mod seccomp_tools;
