@@ -132,6 +132,8 @@ fn reap_orphans(init: Pid) {
 /// The caller's terminal, raw while this lives, and the container's.
 struct Terminal<'a> {
     master: &'a OwnedFd,
+    /// Whose size is followed: standard input, output or error, the first that is a terminal.
+    sized: Option<BorrowedFd<'static>>,
     saved: Option<Termios>,
     input_open: bool,
     output_open: bool,
@@ -147,15 +149,16 @@ impl<'a> Terminal<'a> {
             call!("tcsetattr(0)" => tcsetattr(stdio(0), SetArg::TCSANOW, &raw)).context("make the terminal raw")?;
             saved = Some(before);
         }
-        let terminal = Self { master, saved, input_open: true, output_open: true };
+        let sized = (0..3).map(stdio).find(|stream| isatty(stream).unwrap_or(false));
+        let terminal = Self { master, sized, saved, input_open: true, output_open: true };
         terminal.follow_size();
         Ok(terminal)
     }
 
     fn follow_size(&self) {
         // Without a terminal on this side the container keeps the size of its config.
-        if self.saved.is_some() {
-            drop(copy_size(stdio(0), self.master.as_fd()));
+        if let Some(stream) = self.sized {
+            drop(copy_size(stream, self.master.as_fd()));
         }
     }
 
