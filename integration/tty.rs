@@ -260,7 +260,7 @@ fn the_caller_s_terminal_is_raw_meanwhile_and_its_size_is_followed() {
         text.extend(&buffer[..length]);
     };
     assert_eq!(line(&mut master)["tty"]["isatty"], json!([true, true, true]));
-    let raw = u32::from(libc::ICANON | libc::ECHO | libc::ISIG);
+    let raw = libc::ICANON | libc::ECHO | libc::ISIG;
     crate::harness::eventually("the terminal is raw", || modes(&slave).2 & raw == 0);
     let size = libc::winsize { ws_row: 40, ws_col: 90, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: the size is read. The signal for it is pending when the call returns.
