@@ -11,7 +11,7 @@ fn root() -> PathBuf {
 }
 
 /// The names of all test functions of the repository: `fn name` in src and integration.
-fn functions() -> BTreeSet<String> {
+pub fn functions() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     let mut todo = vec![root().join("src"), root().join("integration")];
     while let Some(dir) = todo.pop() {

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The command line: runc's flags and their meaning. Parsing makes no system call.
 
-use std::ffi::OsString;
+mod words;
+
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -40,6 +42,9 @@ pub struct Global {
     /// Use the systemd cgroup driver (not carried out yet: refused)
     #[arg(long)]
     pub systemd_cgroup: bool,
+    /// Who manages the containers' cgroups; disabled: nobody, a container stays in its caller's
+    #[arg(long, value_name = "MANAGER", value_enum, default_value_t)]
+    pub cgroup_manager: CgroupManager,
     /// Hold containers to the policy in FILE too, beside the system's in /etc/orlop
     #[arg(long, value_name = "FILE")]
     pub policy: Option<PathBuf>,
@@ -51,6 +56,15 @@ pub struct Global {
     pub version: bool,
 }
 
+/// `--cgroup-manager`, which is crun's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum CgroupManager {
+    #[default]
+    Cgroupfs,
+    Systemd,
+    Disabled,
+}
+
 /// `--rootless`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Rootless {
@@ -59,8 +73,9 @@ pub enum Rootless {
     Auto,
 }
 
-/// The commands.
+/// The commands. The flags of one are defined when it is the one that is called.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 #[allow(clippy::large_enum_variant, reason = "there is one value of it in the life of the program")]
 pub enum Command {
     /// Create a container: everything but its program
@@ -90,6 +105,10 @@ pub enum Command {
     Spec(SpecArgs),
     /// Print what this runtime supports as JSON
     Features,
+    /// Print what this host has, and what it keeps orlop from doing
+    Info(InfoArgs),
+    /// Print a script that completes the command line in a shell
+    Completions(CompletionsArgs),
     /// Print what create would do as JSON, and do nothing
     Plan(PlanArgs),
     /// Print every fault and warning of a bundle on this host, and do nothing; the exit status is 1 if there are faults
@@ -132,12 +151,15 @@ pub struct Create {
     /// Give the container a user namespace with a range of ids that no other has: auto, or auto:size=N
     #[arg(long, value_name = "auto", value_parser = userns)]
     pub userns: Option<u32>,
-    /// Pass N descriptors, from 3 on, to the container
+    /// Pass N descriptors, from 3 on, to the container, behind those of $LISTEN_FDS
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub preserve_fds: u32,
     /// The global flag.
     #[arg(skip)]
     pub policy: Option<PathBuf>,
+    /// The global `--cgroup-manager disabled`.
+    #[arg(skip)]
+    pub no_cgroup: bool,
     #[command(flatten)]
     pub id: Id,
 }
@@ -204,13 +226,13 @@ pub struct Exec {
     /// Set no_new_privs; what the container has stays set
     #[arg(long)]
     pub no_new_privs: bool,
-    /// Run the process in the cgroup PATH below the container's
-    #[arg(long, value_name = "PATH")]
-    pub cgroup: Option<PathBuf>,
+    /// Run the process in the cgroup PATH below the container's; on v1 of these controllers, may be repeated
+    #[arg(long, value_name = "[CONTROLLER[,..]:]PATH")]
+    pub cgroup: Vec<String>,
     /// Do so in a paused container: the process starts when it is resumed
     #[arg(long)]
     pub ignore_paused: bool,
-    /// Pass N descriptors, from 3 on, to the process
+    /// Pass N descriptors, from 3 on, to the process, behind those of $LISTEN_FDS
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub preserve_fds: u32,
     #[command(flatten)]
@@ -440,6 +462,30 @@ pub struct SpecArgs {
     /// For a caller that is not root: with a user namespace and without cgroups
     #[arg(long)]
     pub rootless: bool,
+}
+
+/// `info`.
+#[derive(Debug, Args)]
+pub struct InfoArgs {
+    /// Output format
+    #[arg(long, short, value_name = "FORMAT", value_enum, default_value_t)]
+    pub format: TextFormat,
+}
+
+/// `completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_name = "SHELL", value_enum)]
+    pub shell: Shell,
+}
+
+/// A shell with completions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    Bash,
+    Zsh,
+    Fish,
 }
 
 /// `plan`.
@@ -749,13 +795,15 @@ pub enum ProgramFormat {
 pub fn main() -> ExitCode {
     crate::sys::process::forbid_backtraces();
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    match run(&arguments) {
+    let status = match run(&arguments) {
         Ok(status) => ExitCode::from(status),
         Err(e) => {
             report(&e);
             ExitCode::FAILURE
         }
-    }
+    };
+    log::settle();
+    status
 }
 
 fn run(arguments: &[OsString]) -> Result<u8> {
@@ -765,29 +813,29 @@ fn run(arguments: &[OsString]) -> Result<u8> {
     if arguments
         .iter()
         .skip(1)
-        .any(|word| ["create", "run", "exec", "record", "mounts"].iter().any(|command| word == command))
+        .any(|word| ["create", "run", "exec", "record", "restore", "mounts"].iter().any(|command| word == command))
     {
         crate::sealed::ensure(arguments)?;
     }
-    let cli = match parse(arguments) {
+    let cli = match parse(&words::normal(arguments, definition)) {
         Ok(cli) => cli,
         Err(e) => return usage(&e),
     };
     let global = cli.global;
     let command = match cli.command {
         _ if global.version => {
-            print_version();
+            print_version(arguments.first());
             return Ok(0);
         }
         Some(command) => command,
         None => return usage(&Cli::command().error(clap::error::ErrorKind::MissingSubcommand, "a command is missing")),
     };
-    let passed = command::create::check_preserved(match &command {
-        Command::Create(args) => args.preserve_fds,
-        Command::Run(args) => args.create.preserve_fds,
-        Command::Exec(args) => args.preserve_fds,
-        _ => 0,
-    });
+    let passed = match &command {
+        Command::Create(args) => command::create::check_preserved(args.preserve_fds),
+        Command::Run(args) => command::create::check_preserved(args.create.preserve_fds),
+        Command::Exec(args) => command::create::check_preserved(args.preserve_fds),
+        _ => Ok(()),
+    };
     // Whatever the caller left open must not reach the container (CVE-2024-21626). Not before the binary has executed
     // itself: --preserve-fds asks for some of them.
     crate::sys::fd::close_on_exec_from(3)?;
@@ -798,7 +846,7 @@ fn run(arguments: &[OsString]) -> Result<u8> {
             _ => Err(e),
         };
     }
-    if global.systemd_cgroup {
+    if global.systemd_cgroup || global.cgroup_manager == CgroupManager::Systemd {
         let refused: Result<u8> =
             Err(anyhow::anyhow!("--systemd-cgroup: the systemd cgroup driver is not carried out yet"));
         return refused.hint("without the flag orlop manages cgroups itself (the cgroupfs driver)");
@@ -810,16 +858,18 @@ fn run(arguments: &[OsString]) -> Result<u8> {
     };
     let root = command::state_root(global.root.as_deref())?;
     let policy = global.policy.as_deref();
+    let no_cgroup = global.cgroup_manager == CgroupManager::Disabled;
     match command {
         Command::Create(args) => {
-            command::create::create(&root, &Create { policy: global.policy, ..args }, tolerate_cgroups)
+            let args = Create { policy: global.policy, no_cgroup, ..args };
+            command::create::create(&root, &args, tolerate_cgroups)
         }
         Command::Start(args) => command::start::start(&root, &args.id),
         Command::State(args) => command::state::state(&root, &args.id),
         Command::Kill(args) => command::kill::kill(&root, &args),
         Command::Delete(args) => command::delete::delete(&root, &args),
         Command::Run(mut args) => {
-            args.create.policy = global.policy;
+            (args.create.policy, args.create.no_cgroup) = (global.policy, no_cgroup);
             command::run::run(&root, &args, tolerate_cgroups)
         }
         Command::Exec(args) => command::exec::exec(&root, &args),
@@ -831,6 +881,8 @@ fn run(arguments: &[OsString]) -> Result<u8> {
         Command::Ps(args) => command::ps::ps(&root, &args),
         Command::Spec(args) => command::spec::spec(&args),
         Command::Features => command::features::features(),
+        Command::Info(args) => command::info::info(&root, args.format),
+        Command::Completions(args) => command::completions::completions(args.shell, &definition()),
         Command::Plan(args) => command::plan::plan(&args, policy),
         Command::Check(args) => command::check::check(&args),
         Command::Audit(args) => command::audit::audit(&root, &args),
@@ -841,26 +893,33 @@ fn run(arguments: &[OsString]) -> Result<u8> {
 }
 
 fn parse(arguments: &[OsString]) -> Result<Cli, clap::Error> {
-    let read = |words: &[OsString]| {
-        Cli::command().try_get_matches_from(words).and_then(|matches| Cli::from_arg_matches(&matches))
-    };
-    read(arguments).or_else(|e| {
-        // go-runc writes this flag of `restore` as Go's parser of flags has it.
-        let at = arguments
-            .iter()
-            .position(|word| word == "-no-subreaper")
-            .filter(|_| arguments.iter().any(|word| word == "restore"));
-        let Some(at) = at else { return Err(e) };
-        let mut words = arguments.to_vec();
-        words.splice(at..=at, ["--no-subreaper".into()]);
-        read(&words)
-    })
+    let matches = Cli::command().try_get_matches_from(arguments).or_else(|e| match e.kind() {
+        clap::error::ErrorKind::DisplayHelp => definition().try_get_matches_from(arguments),
+        _ => Err(e),
+    })?;
+    Cli::from_arg_matches(&matches)
 }
 
-/// The lines of runc's `--version`.
-fn print_version() {
+/// The whole command line, with the flags of every command.
+pub fn definition() -> clap::Command {
+    let mut all = Cli::command();
+    // What a command does stands at the enum; a definition that is put off replaces it by the words about its flags.
+    let about: Vec<_> = all.get_subcommands().map(|command| command.get_about().cloned()).collect();
+    all.build();
+    for (command, about) in all.get_subcommands_mut().zip(about) {
+        *command = std::mem::take(command).about(about.unwrap_or_default());
+    }
+    all
+}
+
+/// The lines of runc's `--version`. A caller that knows the program as runc or crun looks for that name: go-runc reads
+/// nothing that does not begin with `runc version`.
+fn print_version(program: Option<&OsString>) {
+    let name = program.map_or(OsStr::new(""), |program| words::base_name(program));
+    let peer = ["runc", "crun"].into_iter().find(|peer| name == *peer);
+    let (name, program) = peer.map_or(("orlop", ""), |peer| (peer, "\nprogram: orlop"));
     command::print(&format!(
-        "orlop version {}\ncommit: {}\nspec: {}",
+        "{name} version {}\ncommit: {}\nspec: {}{program}",
         env!("CARGO_PKG_VERSION"),
         option_env!("ORLOP_COMMIT").unwrap_or("unknown"),
         crate::spec::OCI_VERSION
@@ -870,27 +929,13 @@ fn print_version() {
 /// Help goes to stdout with status 0; an error of usage to stderr with status 1, as runc's.
 fn usage(error: &clap::Error) -> Result<u8> {
     if error.use_stderr() {
-        let text = error.to_string();
+        // podman looks for runc's last words to find out whether there is a flag.
+        let text = error.to_string().replace("but none was supplied", "but none was supplied: it requires an argument");
         log::stderr_line(text.trim_end());
-        if let Some(flag) = lacks_value(error) {
-            // The words that podman looks for to know whether there is such a flag.
-            log::stderr_line(&format!("flag needs an argument: {flag}"));
-        }
         Ok(1)
     } else {
         command::print(error.to_string().trim_end());
         Ok(0)
-    }
-}
-
-/// The flag that stands without its value.
-fn lacks_value(error: &clap::Error) -> Option<String> {
-    use clap::error::{ContextKind, ContextValue, ErrorKind};
-    match (error.kind(), error.get(ContextKind::InvalidValue), error.get(ContextKind::InvalidArg)) {
-        (ErrorKind::InvalidValue, Some(ContextValue::String(value)), Some(ContextValue::String(flag))) => {
-            value.is_empty().then(|| flag.split(' ').next().unwrap_or_default().to_string())
-        }
-        _ => None,
     }
 }
 
@@ -901,6 +946,8 @@ mod tests {
     #[test]
     fn the_definitions_are_consistent() {
         Cli::command().debug_assert();
+        let exec = definition().find_subcommand("exec").and_then(|exec| exec.get_about().map(ToString::to_string));
+        assert!(exec.is_some_and(|about| about.starts_with("Run a further process")));
     }
 
     /// Every flag that clap knows is in the manual page.
@@ -918,7 +965,7 @@ mod tests {
             }
         }
         let mut missing = Vec::new();
-        check("orlop", &Cli::command(), &page, &mut missing);
+        check("orlop", &definition(), &page, &mut missing);
         assert!(missing.is_empty(), "{missing:?}");
     }
 
@@ -941,6 +988,7 @@ mod tests {
             "orlop checkpoint --image-path /i --work-path /w --tcp-established --file-locks --empty-ns network id",
             "orlop restore --image-path /i --work-path /w --detach --pid-file /p -no-subreaper --bundle /b id",
             "orlop restore --bundle /b --pid-file /p --no-new-keyring --detach --image-path /i --lsm-mount-context=c id",
+            "orlop --log-format=json --log /l --cgroup-manager disabled create --bundle /b --pid-file /p id",
         ] {
             let words = line.split(' ').map(OsString::from).collect::<Vec<_>>();
             assert!(parse(&words).is_ok(), "{line}");

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat, renameat};
-use nix::sys::stat::{Mode, fstat, fstatat, mkdirat};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,10 @@ const STATE: &str = "state.json";
 pub const CONFIG: &str = "config.json";
 /// The socket on which init waits for `start`.
 pub const START_SOCKET: &str = "start.sock";
+/// The directory that is mounted at /run/notify, if the caller of `create` has a NOTIFY_SOCKET.
+pub const NOTIFY: &str = "notify";
+/// The socket in it.
+pub const NOTIFY_SOCKET: &str = "notify/notify.sock";
 /// A state file larger than this is not one of ours.
 const SIZE_LIMIT: u64 = 16 << 20;
 
@@ -386,6 +390,10 @@ impl StateDir {
             .filter(|name| !matches!(name.to_bytes(), b"." | b".."))
             .partition(|name| matches!(name.to_bytes(), b"intent.json" | b"state.json"));
         for name in others.iter().chain(&records) {
+            if name.to_bytes() == NOTIFY.as_bytes() {
+                self.remove_notify()?;
+                continue;
+            }
             match unlinkat(&self.fd, name.as_c_str(), UnlinkatFlags::NoRemoveDir) {
                 Ok(()) | Err(Errno::ENOENT) => {}
                 Err(Errno::EISDIR | Errno::EPERM) => bail!("{:?} holds {name:?}, which orlop did not make", self.path),
@@ -407,6 +415,25 @@ impl StateDir {
             Err(Errno::ENOENT) => Ok(false),
             found => Ok(call!("fstatat({:?}, {name:?})", self.path => found).map(|_| true)?),
         }
+    }
+
+    /// Makes the directory of the notify socket. Whoever is in the container may pass it.
+    pub fn make_notify(&self) -> Result<PathBuf> {
+        call!("mkdirat({:?}/{NOTIFY})", self.path => mkdirat(&self.fd, NOTIFY, Mode::from_bits_truncate(0o755)))?;
+        // Whatever the umask says.
+        let mode = Mode::from_bits_truncate(0o755);
+        call!("fchmodat({NOTIFY:?})" => fchmodat(&self.fd, NOTIFY, mode, FchmodatFlags::NoFollowSymlink))?;
+        Ok(self.path.join(NOTIFY))
+    }
+
+    fn remove_notify(&self) -> Result<()> {
+        for (name, flag) in [(NOTIFY_SOCKET, UnlinkatFlags::NoRemoveDir), (NOTIFY, UnlinkatFlags::RemoveDir)] {
+            match unlinkat(&self.fd, name, flag) {
+                Ok(()) | Err(Errno::ENOENT | Errno::ENOTDIR) => {}
+                Err(errno) => return call!("unlinkat({:?}/{name})", self.path => Err(errno)).map_err(Into::into),
+            }
+        }
+        Ok(())
     }
 
     /// Whether the directory is still the container's: a command that waited for the lock may hold a removed one.

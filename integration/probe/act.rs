@@ -67,6 +67,15 @@ pub fn run(words: &[&str]) -> Value {
         // A process that is init of its pid namespace cannot die of its own signals: a child has to.
         ["child-signal", number] => child_signal(number.parse().unwrap()),
         ["fork", count] => fork(count.parse().unwrap()),
+        // sd_notify(3).
+        ["notify", text] => {
+            let sent = std::os::unix::net::UnixDatagram::unbound()
+                .and_then(|socket| socket.send_to(text.as_bytes(), std::env::var("NOTIFY_SOCKET").unwrap_or_default()));
+            match sent {
+                Ok(_) => json!({"ok": true}),
+                Err(e) => failed(&e),
+            }
+        }
         ["setuid", uid] => {
             // SAFETY: no pointers.
             outcome(i64::from(unsafe { libc::setuid(uid.parse().unwrap()) }))

@@ -117,7 +117,7 @@ fn make(root: &Root, args: &Restore, tolerate_cgroups: Option<bool>) -> Result<u
     if args.detach {
         return Ok(0);
     }
-    let exit = foreground::wait(&restored.child, restored.master.as_ref(), &signals)?;
+    let exit = foreground::wait(&restored.child, restored.master.as_ref(), &signals, None)?;
     drop(signals);
     remove(&restored, &interrupts)?;
     Ok(exit.status())

@@ -38,6 +38,7 @@ pub fn record(root: &Root, args: &SeccompRecord, policy: Option<&Path>, tolerate
             preserve_fds: 0,
             userns: None,
             policy: policy.map(Path::to_path_buf),
+            no_cgroup: false,
             id: Id { id: format!("record-{}", std::process::id()) },
         },
     };

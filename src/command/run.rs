@@ -17,6 +17,7 @@ use crate::plan::{Plan, Request};
 use crate::process::create::Created;
 use crate::process::destroy::{destroy, kill_and_wait};
 use crate::process::foreground;
+use crate::process::notify::Notify;
 use crate::process::start;
 use crate::process::watch::{Task, Watcher};
 use crate::seccomp::arch::Arch;
@@ -118,12 +119,16 @@ fn finish(args: &Run, created: &Created, interrupts: &Interrupts) -> Result<u8> 
     let lock = created.dir.lock()?;
     // Signals are collected from here on: none may kill this process between start and the wait.
     let signals = foreground::Signals::block(!args.detach)?;
+    let notify = Notify::bind(&created.dir)?;
     start::start(&created.dir, &created.state, &proc, Some(interrupts), created.watcher.as_ref())?;
     drop(lock);
     if args.detach {
+        if let Some(notify) = &notify {
+            notify.wait(created.child.pid.as_raw(), &created.child.pidfd, Some(interrupts))?;
+        }
         return Ok(0);
     }
-    let exit = foreground::wait(&created.child, created.master.as_ref(), &signals)?;
+    let exit = foreground::wait(&created.child, created.master.as_ref(), &signals, notify)?;
     drop(signals);
     if !args.keep {
         remove(created, interrupts)?;

@@ -50,8 +50,12 @@ pub struct Request {
     pub bundle: PathBuf,
     pub no_pivot: bool,
     pub no_new_keyring: bool,
-    /// How many descriptors from 3 on the container's process keeps.
+    /// How many descriptors from 3 on the container's process keeps, behind those of `listen_fds`.
     pub preserve_fds: u32,
+    /// How many the caller has passed from 3 on by sd_listen_fds(3), to be passed on.
+    pub listen_fds: u32,
+    /// `--cgroup-manager disabled`: the container stays in the caller's cgroup.
+    pub no_cgroup: bool,
     /// `--userns=auto`: the root and the bind mounts are idmapped with the container's mapping.
     pub idmap_all: bool,
     /// `--rootless`: whether a cgroup that may not be made or limited is done without. None: if nothing asks for it.
@@ -86,7 +90,11 @@ pub struct Plan {
     pub annotations: BTreeMap<String, String>,
     pub no_pivot: bool,
     pub new_keyring: bool,
+    /// How many descriptors from 3 on the process keeps.
     pub preserve_fds: u32,
+    /// How many of them, the first, are announced by LISTEN_FDS and LISTEN_PID.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub listen_fds: u32,
     /// The caller is not root: what only root can do to a process is done by the process itself, or not at all.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub ordinary_user: bool,
@@ -150,7 +158,8 @@ impl Plan {
             annotations: spec.annotations.clone().unwrap_or_default().into_iter().collect(),
             no_pivot: request.no_pivot,
             new_keyring: !request.no_new_keyring,
-            preserve_fds: request.preserve_fds,
+            preserve_fds: request.preserve_fds + request.listen_fds,
+            listen_fds: request.listen_fds,
             ordinary_user: host.euid != 0,
             mounts_inside: namespaces.is_new(Kind::Mount) && !host.may_clone_mounts,
             namespaces,
@@ -175,9 +184,21 @@ impl Plan {
     }
 }
 
-/// The cgroup; `--rootless` says whether it is done without where the caller may not make it.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+/// The cgroup, or none with `--cgroup-manager disabled`; `--rootless` says whether it is done without where the caller may not make it.
 fn cgroup(linux: &Linux, host: &Host, request: &Request, problems: &mut Problems) -> Cgroup {
     let planned = Cgroup::from_spec(linux, &request.id, host, problems);
+    if request.no_cgroup {
+        // The rules that keep device nodes shut are among them on v1, and a container that asks for no cgroup asks for none.
+        for write in planned.writes.iter().filter(|write| !write.field.starts_with("linux.resources.devices")) {
+            problems.error(&write.field, "cannot hold without a cgroup, and --cgroup-manager disabled asks for none");
+        }
+        return Cgroup::default();
+    }
     Cgroup { optional: request.tolerate_cgroups.unwrap_or(planned.optional), ..planned }
 }
 

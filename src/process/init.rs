@@ -14,7 +14,7 @@ use crate::kernel::mount::CgroupMounts;
 use crate::kernel::namespace::{self, Joined};
 use crate::kernel::procfs::Proc;
 use crate::kernel::rootfs::Prepared;
-use crate::kernel::{hook, idmap, rootfs};
+use crate::kernel::{hook, idmap, rootfs, scheduling};
 use crate::plan::Plan;
 use crate::plan::namespaces::{Kind, Shape};
 use crate::process::channel::{Channel, Message};
@@ -117,6 +117,7 @@ fn prepare(plan: &Plan, mut inherited: Inherited<'_>, channel: &mut Channel, pro
     if plan.shape == Shape::Direct {
         inherited.cgroup.join_self()?;
     }
+    scheduling::reset_affinity()?;
     reset_signals(inherited.ignored_signals);
     channel.send(&Message::NeedIdMap)?;
     channel.expect_go()?;

@@ -10,6 +10,7 @@ pub mod exec;
 pub mod foreground;
 pub mod init;
 pub mod mounts;
+pub mod notify;
 pub mod restore;
 pub mod start;
 pub mod step;

@@ -83,7 +83,7 @@ fn root(spec: &Spec, bundle: &Path, problems: &mut Problems) -> Result<Option<Tr
     let path = bundle.join(path);
     let Ok(name) = host_path(&path) else { return Ok(None) };
     match open_host(&name, libc::O_DIRECTORY) {
-        Ok(fd) => Ok(Some(Tree { root: Root::new(fd), covers: covers(spec, bundle) })),
+        Ok(fd) => Ok(Some(Tree { root: Root::new(fd), covers: covers(spec, bundle), inside: false })),
         Err(e) => {
             problems.error("root.path", why(&path, e.errno));
             Ok(None)

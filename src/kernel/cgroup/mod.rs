@@ -11,6 +11,6 @@ mod handle;
 mod layout;
 
 pub use create::{create, directories};
-pub use existing::Existing;
+pub use existing::{Existing, SubCgroup};
 pub use handle::Handle;
 pub use layout::{MOUNT_POINT, detect, unified_of};
