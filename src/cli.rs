@@ -3,7 +3,6 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
@@ -563,14 +562,15 @@ pub enum ProgramFormat {
 
 /// Parses the arguments, runs the command, and reports its error: exit status 1, or what the container's program
 /// returned.
-pub fn main() -> ExitCode {
+pub fn main() -> u8 {
     crate::sys::process::forbid_backtraces();
+    crate::sys::process::ignore_pipe_signal();
     let arguments: Vec<OsString> = std::env::args_os().collect();
     match run(&arguments) {
-        Ok(status) => ExitCode::from(status),
+        Ok(status) => status,
         Err(e) => {
             report(&e);
-            ExitCode::FAILURE
+            1
         }
     }
 }
@@ -579,7 +579,7 @@ fn run(arguments: &[OsString]) -> Result<u8> {
     crate::sys::fd::sanitise_stdio()?;
     // Before anything is parsed, since the binary may execute itself and begin anew. A word that is not the command does
     // no harm.
-    if arguments.iter().skip(1).any(|word| ["create", "run", "exec", "record"].iter().any(|command| word == command)) {
+    if arguments.iter().skip(1).any(|word| crate::sys::entry::SEALED_COMMANDS.iter().any(|command| word == command)) {
         crate::sealed::ensure(arguments)?;
     }
     let cli = match parse(arguments) {
@@ -649,7 +649,39 @@ fn run(arguments: &[OsString]) -> Result<u8> {
 }
 
 fn parse(arguments: &[OsString]) -> Result<Cli, clap::Error> {
-    Cli::command().try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches))
+    match parse_one(arguments) {
+        Some(cli) => Ok(cli),
+        None => Cli::command().try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches)),
+    }
+}
+
+/// Parses with the definition of one command alone: building those of all takes longer than `state` or `kill` take
+/// otherwise. None for a command that is not called often, for help, and for an error, whose message names the others.
+fn parse_one(arguments: &[OsString]) -> Option<Cli> {
+    fn with<T: Args>(arguments: &[OsString], name: &'static str, command: fn(T) -> Command) -> Option<Cli> {
+        let only = T::augment_args(clap::Command::new(name));
+        let matches = Global::augment_args(clap::Command::new("orlop"))
+            .disable_version_flag(true)
+            .disable_help_subcommand(true)
+            .subcommand(only)
+            .try_get_matches_from(arguments)
+            .ok()?;
+        let global = Global::from_arg_matches(&matches).ok()?;
+        let command = command(T::from_arg_matches(matches.subcommand_matches(name)?).ok()?);
+        Some(Cli { global, command: Some(command) })
+    }
+    // A word that is a flag's value and not the command leaves the command unknown, which is an error.
+    arguments.iter().skip(1).find_map(|word| match word.to_str()? {
+        "create" => Some(with(arguments, "create", Command::Create)),
+        "start" => Some(with(arguments, "start", Command::Start)),
+        "state" => Some(with(arguments, "state", Command::State)),
+        "kill" => Some(with(arguments, "kill", Command::Kill)),
+        "delete" => Some(with(arguments, "delete", Command::Delete)),
+        "run" => Some(with(arguments, "run", Command::Run)),
+        "exec" => Some(with(arguments, "exec", Command::Exec)),
+        "list" => Some(with(arguments, "list", Command::List)),
+        _ => None,
+    })?
 }
 
 /// The lines of runc's `--version`.
