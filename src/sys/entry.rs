@@ -106,11 +106,15 @@ fn execute_clone(arguments: *const usize, environment: *const usize) {
     let found = syscall(libc::SYS_fstatfs, exe, filesystem.as_mut_ptr() as usize, 0, 0, 0);
     // f_flags, which libc keeps to itself, is the eleventh of statfs's words (statfs(2)).
     // SAFETY: the structure has fifteen words, and the call has filled them.
-    if found == 0 && unsafe { ptr::read_volatile(filesystem.as_ptr().cast::<libc::c_ulong>().wrapping_add(10)) } & libc::ST_RDONLY == 0 {
+    if found == 0
+        && unsafe { ptr::read_volatile(filesystem.as_ptr().cast::<libc::c_ulong>().wrapping_add(10)) } & libc::ST_RDONLY
+            == 0
+    {
         let tree = syscall(libc::SYS_open_tree, exe, empty, CLONE, 0, 0);
         if tree >= 0 {
             let tree = tree as usize;
-            let attributes = libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
+            let attributes =
+                libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
             let size = size_of::<libc::mount_attr>();
             let at = libc::AT_EMPTY_PATH as usize;
             if syscall(libc::SYS_mount_setattr, tree, empty, at, &raw const attributes as usize, size) == 0 {

@@ -186,6 +186,19 @@ pub fn setgroups(groups: &[u32]) -> Result<()> {
     call!("setgroups({groups:?})" => value).map(drop)
 }
 
+/// `getgroups(2)`. Not nix's, which asks sysconf(3) for the limit: glibc reads that from the container's /proc.
+pub fn getgroups() -> Result<Vec<u32>> {
+    // SAFETY: with no room the call counts the groups.
+    let count = check(unsafe { libc::syscall(libc::SYS_getgroups, 0, std::ptr::null_mut::<u32>()) });
+    let mut groups = vec![0_u32; usize::try_from(call!("getgroups()" => count)?).unwrap_or(0)];
+    if !groups.is_empty() {
+        // SAFETY: the pointer and length are those of a vector of gid_t.
+        let read = check(unsafe { libc::syscall(libc::SYS_getgroups, groups.len(), groups.as_mut_ptr()) });
+        groups.truncate(usize::try_from(call!("getgroups()" => read)?).unwrap_or(0));
+    }
+    Ok(groups)
+}
+
 /// `setresgid(2)` with all three ids the same.
 pub fn setgid(gid: u32) -> Result<()> {
     // SAFETY: no pointers.
