@@ -5,7 +5,6 @@ mod words;
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
@@ -792,14 +791,15 @@ pub enum ProgramFormat {
 
 /// Parses the arguments, runs the command, and reports its error: exit status 1, or what the container's program
 /// returned.
-pub fn main() -> ExitCode {
+pub fn main() -> u8 {
     crate::sys::process::forbid_backtraces();
+    crate::sys::process::ignore_pipe_signal();
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let status = match run(&arguments) {
-        Ok(status) => ExitCode::from(status),
+        Ok(status) => status,
         Err(e) => {
             report(&e);
-            ExitCode::FAILURE
+            1
         }
     };
     log::settle();
@@ -810,11 +810,7 @@ fn run(arguments: &[OsString]) -> Result<u8> {
     crate::sys::fd::sanitise_stdio()?;
     // Before anything is parsed, since the binary may execute itself and begin anew. A word that is not the command does
     // no harm.
-    if arguments
-        .iter()
-        .skip(1)
-        .any(|word| ["create", "run", "exec", "record", "restore", "mounts"].iter().any(|command| word == command))
-    {
+    if arguments.iter().skip(1).any(|word| crate::sys::entry::SEALED_COMMANDS.iter().any(|command| word == command)) {
         crate::sealed::ensure(arguments)?;
     }
     let cli = match parse(&words::normal(arguments, definition)) {
@@ -991,7 +987,7 @@ mod tests {
             "orlop --log-format=json --log /l --cgroup-manager disabled create --bundle /b --pid-file /p id",
         ] {
             let words = line.split(' ').map(OsString::from).collect::<Vec<_>>();
-            assert!(parse(&words).is_ok(), "{line}");
+            assert!(parse(&words::normal(&words, definition)).is_ok(), "{line}");
         }
         assert!(parse(&["orlop".into(), "create".into()]).is_err());
         for userns in ["", "host", "auto:size=0", "auto:size=x", "auto:size=4294967296", "auto:"] {

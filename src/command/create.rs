@@ -20,7 +20,7 @@ use crate::state::{Root, check_id};
 
 /// Creates a container and leaves it in the state `created`.
 pub fn create(root: &Root, args: &Create, tolerate_cgroups: Option<bool>) -> Result<u8> {
-    let attended = Attended { detached: true, watch: &|_, _, _| Ok(None) };
+    let attended = Attended { detached: true, waits: true, watch: &|_, _, _| Ok(None) };
     make(root, args, &attended, tolerate_cgroups, &Interrupts::block()?).map(|_| 0)
 }
 
@@ -31,6 +31,8 @@ pub type Watch<'a> = dyn Fn(&mut Plan, &Config, &Request) -> Result<Option<Watch
 pub struct Attended<'a> {
     /// Nobody stays to relay its terminal.
     pub detached: bool,
+    /// It is started by another command, some time.
+    pub waits: bool,
     pub watch: &'a Watch<'a>,
 }
 
@@ -89,6 +91,7 @@ fn prepare(
 ) -> Result<(Plan, Wishes)> {
     let mut plan = make_plan(config, host, request)?;
     let mut wishes = wishes(&plan, &args.receivers, attended.detached)?;
+    wishes.waits = attended.waits;
     wishes.watcher = (attended.watch)(&mut plan, config, request)?;
     Ok((plan, wishes))
 }
@@ -160,7 +163,7 @@ pub fn wishes(plan: &Plan, args: &Receivers, detached: bool) -> Result<Wishes> {
         None => None,
     };
     let pid_file = args.pid_file.as_deref().map(std::path::absolute).transpose().context("--pid-file")?;
-    Ok(Wishes { console, pidfd_socket, pid_file, watcher: None })
+    Ok(Wishes { console, pidfd_socket, pid_file, watcher: None, waits: false })
 }
 
 /// How many descriptors from 3 on the caller passes by sd_listen_fds(3): those that are meant for this very process.

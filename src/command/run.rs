@@ -46,7 +46,7 @@ pub fn run_watched(
         set_child_subreaper()?;
     }
     let interrupts = Interrupts::block()?;
-    let attended = Attended { detached: args.detach, watch };
+    let attended = Attended { detached: args.detach, waits: false, watch };
     let created = make(root, &args.create, &attended, tolerate_cgroups, &interrupts)?;
     let ran = finish(args, &created, &interrupts);
     if ran.is_err() {

@@ -96,7 +96,9 @@ pub fn verify(process: &Process, filtered: bool) -> Result<()> {
             Err(e) => return Err(e.into()),
         }
     }
-    for number in 0..64 {
+    // The kernel keeps the ambient set within the permitted and the inheritable one (capabilities(7)), which have been
+    // read back: whatever is not in both need not be asked for.
+    for number in Set(permitted.0 & inheritable.0).numbers() {
         match ambient_has(number) {
             Ok(has) if has != (ambient.0 >> number & 1 == 1) => {
                 bail!(

@@ -54,6 +54,8 @@ pub struct Wishes {
     pub pid_file: Option<PathBuf>,
     /// Who answers for a filter that notifies and has no listener of its own.
     pub watcher: Option<Watcher>,
+    /// Init waits for a `start` that is some time away.
+    pub waits: bool,
 }
 
 /// A container in the state `created`.
@@ -158,6 +160,7 @@ fn make(
         ignored_signals: host.ignored_signals,
         joined,
         start: listen_for_start(dir)?,
+        waits: wishes.waits,
         proc: proc.try_clone()?,
         parents: [ours.fd().as_raw_fd(), interrupts.fd().as_raw_fd(), lock.raw_fd()]
             .into_iter()

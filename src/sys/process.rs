@@ -298,6 +298,12 @@ pub fn reset_signals(ignored: u64) {
     };
 }
 
+/// A write to a pipe without reader is an error from here on, and not the end of the process.
+pub fn ignore_pipe_signal() {
+    // SAFETY: SIG_IGN is no handler.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}
+
 /// SIGPIPE is ignored as long as this lives: a write to a pipe without reader is an error then, and not the end of the
 /// process.
 pub struct NoPipeSignal(libc::sighandler_t);
