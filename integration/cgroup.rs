@@ -312,6 +312,18 @@ fn a_group_that_is_not_empty_is_refused_or_shared_but_never_killed() {
     }
 }
 
+#[test]
+fn v2_a_frozen_group_is_refused() {
+    peer_differs!("crun", "1.8 waits for ever");
+    let bundle = Bundle::v2().args(["/probe", "wait"]);
+    let group = v2(&bundle);
+    fs::create_dir(&group).unwrap();
+    fs::write(group.join("cgroup.freeze"), "1").unwrap();
+    let out = bundle.try_create(&[]);
+    drop(fs::remove_dir(&group));
+    out.fails_with(&["container's cgroup unexpectedly frozen"]);
+}
+
 /// config-linux.md#cgroup-ownership.
 #[test]
 fn v2_a_container_that_mounts_its_cgroup_to_write_owns_it() {

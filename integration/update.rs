@@ -111,6 +111,11 @@ fn a_limit_below_the_usage_is_refused_with_both_numbers() {
     bundle.start();
     bundle.wait_printed(1);
     update(&bundle, &["--memory", "4096"]).fails_with(&["unable to set memory limit to 4096", "current usage: "]);
+    if flavor() == Flavor::Orlop {
+        // On v2, where the kernel would not refuse, this is what does.
+        update_by(&bundle, &json!({"memory": {"limit": 4096, "checkBeforeUpdate": true}}))
+            .fails_with(&["linux.resources.memory.limit: 4096 bytes are fewer than", "uses now"]);
+    }
     assert_eq!(bundle.state()["status"], "running");
 }
 

@@ -136,8 +136,13 @@ fn apply(dir: &StateDir, state: &State, asked: &Value) -> Result<()> {
         let refused: Result<()> = Err(anyhow!("the container has no cgroup, which could be limited"));
         return refused.hint("an ordinary user needs a cgroup that is delegated to him");
     }
-    kernel::update(&places, &update)?;
-    keep_update(dir, &old_bytes, &config.bytes)
+    // A record that cannot be written is known before the kernel is asked.
+    keep_update(dir, &old_bytes, &config.bytes)?;
+    kernel::update(&places, &update).inspect_err(|_| {
+        if let Err(e) = keep_update(dir, &config.bytes, &old_bytes) {
+            crate::log::warn(&format!("taking the kept config back: {}", crate::error::one_line(&e)));
+        }
+    })
 }
 
 /// The cgroup's plan; `warn` of what is ignored.

@@ -29,12 +29,23 @@ pub struct Cgroup {
     /// v2: what the device program enforces, the last matching rule wins; empty when everything is allowed. On v1 the
     /// rules are among `writes`.
     pub devices: Vec<Rule>,
+    /// Who makes it.
+    #[serde(skip)]
+    pub driver: Driver,
     /// Whether to go on without a cgroup if the caller may not make one: it is not root and asks for no limit.
     pub optional: bool,
     /// The host's uid that the v2 cgroup is delegated to, so that the container can make cgroups in its own
     /// (config-linux.md#cgroup-ownership).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub owner: Option<u32>,
+}
+
+/// Who makes cgroups, moves processes into them and removes them. `--systemd-cgroup` asks for one that is not there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Driver {
+    /// orlop, in the mounted cgroup file systems.
+    #[default]
+    Cgroupfs,
 }
 
 /// The cgroup's directory in one hierarchy.

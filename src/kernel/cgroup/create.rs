@@ -13,7 +13,7 @@ use super::freezer;
 use super::fs::{self, make_dir, name, open_dir, open_file, open_root};
 use super::handle::{Directory, Handle};
 use crate::error::{ResultExt, errno_of};
-use crate::plan::cgroup::{Cgroup, Missing, Place, Version, Write};
+use crate::plan::cgroup::{Cgroup, Driver, Missing, Place, Version, Write};
 use crate::plan::device_filter;
 use crate::sys::call;
 use crate::{log, sys};
@@ -32,7 +32,9 @@ pub fn directories(plan: &Cgroup) -> Vec<PathBuf> {
 /// refused, with the JSON path of the limit.
 pub fn create(plan: &Cgroup) -> anyhow::Result<Handle> {
     let mut made = Made::default();
-    let result = build(plan, &mut made);
+    let result = match plan.driver {
+        Driver::Cgroupfs => build(plan, &mut made),
+    };
     if result.is_err() {
         made.remove();
     }
