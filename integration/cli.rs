@@ -539,8 +539,8 @@ fn features_is_complete_and_true() {
         ("/linux/cgroup/v1", json!(true)),
         ("/linux/cgroup/v2", json!(true)),
         ("/linux/apparmor/enabled", json!(true)),
-        ("/linux/netDevices/enabled", json!(false)),
-        ("/linux/intelRdt/enabled", json!(false)),
+        ("/linux/netDevices/enabled", json!(true)),
+        ("/linux/intelRdt/enabled", json!(true)),
         ("/ociVersionMin", json!("1.0.0")),
     ] {
         assert_eq!(features.pointer(pointer), Some(&value), "{pointer}");

@@ -54,6 +54,9 @@ pub fn run(words: &[&str]) -> Value {
             }
             json!({"ended": true})
         }
+        ["spin"] => loop {
+            std::hint::spin_loop();
+        },
         ["sleep", seconds] => {
             std::thread::sleep(std::time::Duration::from_secs(seconds.parse().unwrap()));
             json!({"ok": true})
