@@ -490,10 +490,10 @@ pub struct Limits {
     /// Largest number of processes and threads; -1 for no limit
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub pids_limit: Option<i64>,
-    /// Refused: Intel RDT is not carried out
+    /// The L3 cache of the container's class of service (linux.intelRdt)
     #[arg(long, value_name = "SCHEMA")]
     pub l3_cache_schema: Option<String>,
-    /// Refused: Intel RDT is not carried out
+    /// The memory bandwidth of the container's class of service (linux.intelRdt)
     #[arg(long, value_name = "SCHEMA")]
     pub mem_bw_schema: Option<String>,
 }

@@ -72,6 +72,21 @@ pub fn create(root: &Path, plan: &Resctrl, missing: &[PathBuf], made: &mut Vec<P
     Ok(())
 }
 
+/// Gives a group other schemata. Returns what they were, which undoes it; on failure they are that still.
+pub fn change(root: &Path, plan: &Resctrl) -> Result<Vec<String>> {
+    let schemata = root.join(&plan.group).join("schemata");
+    let before = std::fs::read_to_string(&schemata).with_context(|| schemata.display().to_string())?;
+    // The kernel pads the names, and does not take them so.
+    let before: Vec<String> = before.lines().map(|line| line.trim_start().to_string()).collect();
+    if let Err(e) = write(&schemata, &format!("{}\n", plan.schemata.join("\n"))) {
+        let said = status(root);
+        // The lines before the one that was refused are in force.
+        drop(write(&schemata, &format!("{}\n", before.join("\n"))));
+        return Err(e).with_context(|| format!("linux.intelRdt: {said}"));
+    }
+    Ok(before)
+}
+
 /// Puts a process, and what it forks from then on, into the groups.
 pub fn join(root: &Path, plan: &Resctrl, pid: Pid) -> Result<()> {
     let group = root.join(&plan.group);
@@ -166,6 +181,16 @@ mod tests {
         let others = "22 27 0:21 / /proc rw shared:1 - proc proc rw\n23 27 0:2 / /resctrl rw - tmpfs resctrl rw\n";
         assert_eq!(find(&format!("{others}{line}")), Some("/sys/fs/resctrl".into()));
         assert_eq!(find(others), None);
+    }
+
+    #[test]
+    fn schemata_are_changed_and_what_they_were_is_known() {
+        let fake = Fake::new("change");
+        fake.fill("web", "    L3:0=0ff\n    MB:0=100\n");
+        assert_eq!(change(&fake.0, &plan("web", &["L3:0=f"], false)).unwrap(), ["L3:0=0ff", "MB:0=100"]);
+        assert!(fake.read("web/schemata").starts_with("L3:0=f\n"));
+        let error = change(&fake.0, &plan("none", &["L3:0=f"], false)).unwrap_err();
+        assert!(error.to_string().contains("none/schemata"), "{error}");
     }
 
     #[test]
