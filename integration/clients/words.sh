@@ -38,6 +38,12 @@ fails() {
     return 1
 }
 
+# Ends a case that has shown that orlop is meant to behave otherwise.
+differs() {
+    echo "$1"
+    exit 76
+}
+
 # The command succeeds within some seconds.
 eventually() {
     for _ in $(seq 50); do
@@ -64,4 +70,20 @@ becomes() {
 # A command on a terminal of its own.
 on_terminal() {
     script -qec "$*" /dev/null </dev/null | tr -d '\r'
+}
+
+# What /etc/containers/containers.conf needs for orlop (docs/clients.md), and no limits that the machine cannot enforce.
+containers_conf() {
+    mkdir -p /etc/containers
+    cat >/etc/containers/containers.conf <<'EOF'
+[containers]
+pids_limit = 0
+[engine]
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+runtime_supports_json = ["crun", "runc", "orlop"]
+runtime_supports_nocgroup = ["crun", "orlop"]
+[engine.runtimes]
+orlop = ["/usr/local/bin/orlop"]
+EOF
 }
