@@ -15,6 +15,7 @@ mod bundles;
 mod capabilities;
 mod cgroup;
 mod check;
+mod clients;
 mod denials;
 mod devices;
 mod errors;

@@ -113,9 +113,9 @@ case_build_that_fails() {
 case_interrupted() {
     from
     BUILDAH_ISOLATION=oci BUILDAH_RUNTIME=$program buildah run box sleep 4321 &
-    eventually pgrep -f '^sleep 432[1]'
-    kill -INT $!
-    eventually sh -c '! pgrep -f "^sleep 432[1]"'
+    eventually pgrep -f '^/bin/sleep 432[1]'
+    kill -TERM $!
+    eventually sh -c '! pgrep -f "^/bin/sleep 432[1]"'
     wait $! || true
     b rm box
 }
