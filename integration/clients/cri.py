@@ -84,7 +84,10 @@ def pod_config(name, kind):
     if kind == "userns":
         ids = {1: 100000, 2: 0, 3: 65536}
         modes[5] = {1: 0, 2: ids, 3: ids}
-    return {1: {1: name, 2: name, 3: "default"}, 2: name, 3: "/tmp/logs", 8: {2: {1: modes}}}, modes
+    config = {1: {1: name, 2: name, 3: "default"}, 3: "/tmp/logs", 8: {2: {1: modes}}}
+    if kind != "host":
+        config[2] = name
+    return config, modes
 
 
 def create(pod, name, words):
