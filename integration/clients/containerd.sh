@@ -173,8 +173,8 @@ case_not_executable() {
 }
 
 case_kill() {
-    background $image box sh -c 'trap "exit 9" TERM; while :; do sleep 0.1; done'
-    sleep 0.5
+    background $image box sh -c 'trap "exit 9" TERM; : >/tmp/ready; while :; do sleep 0.1; done'
+    eventually test -e "/proc/$(pid_of box)/root/tmp/ready"
     ctr task kill -s TERM box
     ended box 9
 }
@@ -217,8 +217,7 @@ case_pause_and_resume() {
     is "$(cat "/proc/$(pid_of box)/root/tmp/now")" "$now"
     ctr task resume box
     is "$(status box)" RUNNING
-    sleep 0.5
-    fails 1 is "$(cat "/proc/$(pid_of box)/root/tmp/now")" "$now"
+    eventually sh -c "test \"\$(cat /proc/$(pid_of box)/root/tmp/now)\" != '$now'"
     remove box
 }
 
@@ -245,8 +244,7 @@ case_metrics() {
 
 case_ps() {
     background $image box sh -c 'sleep 200 & sleep 100'
-    sleep 0.5
-    is "$(ctr task ps box | grep -c '^[0-9]')" 2
+    becomes 2 sh -c "ctr task ps box | grep -c '^[0-9]'"
     remove box
 }
 
@@ -377,13 +375,13 @@ case_failing_hook() {
 case_events() {
     ctr events >/tmp/events &
     events=$!
-    sleep 0.5
+    # It says nothing when it has subscribed.
+    eventually sh -c 'ctr image label localhost/box:latest some=label && test -s /tmp/events'
     run --rm $image box sh -c 'exit 4' || true
-    sleep 0.5
-    kill "$events"
     for topic in create start exit delete; do
-        has "$(cat /tmp/events)" "/tasks/$topic"
+        eventually grep "/tasks/$topic" /tmp/events
     done
+    kill "$events"
     has "$(grep /tasks/exit /tmp/events)" '"exit_status":4'
 }
 

@@ -65,6 +65,7 @@ cri() {
 
 # A running container in a new pod; the ids are in $pod and $id.
 up() {
+    rm -f /tmp/logs/box.log
     kind=$1
     shift
     pod=$(cri run-pod "$runtime" pod "$kind")
@@ -118,8 +119,8 @@ case_missing_program() {
 }
 
 case_stop_is_a_signal_first() {
-    up '' -- sh -c 'trap "exit 9" TERM; while :; do sleep 0.1; done'
-    sleep 0.5
+    up '' -- sh -c 'trap "exit 9" TERM; echo ready; while :; do sleep 0.1; done'
+    eventually grep ready /tmp/logs/box.log
     cri stop "$id"
     becomes 'exited 9' cri state "$id"
     down

@@ -93,8 +93,8 @@ case_exec_privileged() {
 }
 
 case_stop_and_kill() {
-    background $image sh -c 'trap "exit 9" TERM; while :; do sleep 0.1; done'
-    sleep 0.5
+    background $image sh -c 'trap "exit 9" TERM; echo ready; while :; do sleep 0.1; done'
+    becomes ready docker logs box
     docker stop box
     is "$(docker inspect -f '{{.State.ExitCode}}' box)" 9
     docker start box
@@ -171,7 +171,7 @@ case_healthcheck() {
 }
 
 case_daemon_restarts() {
-    background $image sleep 100
+    background --stop-signal KILL $image sleep 100
     kill -TERM "$(cat /var/run/docker.pid)"
     eventually sh -c '! pgrep -x dockerd'
     dockerd >>/tmp/dockerd.log 2>&1 &

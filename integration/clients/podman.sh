@@ -153,8 +153,8 @@ case_create_and_start() {
 }
 
 case_stop() {
-    background $image sh -c 'trap "exit 9" TERM; while :; do sleep 0.1; done'
-    sleep 0.5
+    background $image sh -c 'trap "exit 9" TERM; echo ready; while :; do sleep 0.1; done'
+    becomes ready p logs box
     p stop box
     is "$(p inspect -f '{{.State.ExitCode}}' box)" 9
     p rm box
