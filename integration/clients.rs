@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Real clients: containerd, podman, buildah. `clients/run` gives every case to runc and to orlop in a throw-away machine of
+//! Real clients: containerd, Docker, podman, buildah. `clients/run` gives every case to runc and to orlop in a throw-away machine of
 //! Debian packages, and fails when something passes with runc alone. Here each client is one test.
 
 use std::io::Write as _;
@@ -40,6 +40,8 @@ macro_rules! client {
 }
 
 client!(containerd);
+client!(cri);
+client!(docker);
 client!(podman);
 client!(rootless);
 client!(buildah);

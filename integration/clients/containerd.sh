@@ -208,7 +208,7 @@ case_delete_running_by_force() {
 }
 
 case_pause_and_resume() {
-    background $image box sh -c 'while :; do date +%N >/tmp/now; sleep 0.1; done'
+    background $image box sh -c 'i=0; while :; do i=$((i + 1)); echo $i >/tmp/now; sleep 0.1; done'
     eventually test -s "/proc/$(pid_of box)/root/tmp/now"
     ctr task pause box
     is "$(status box)" PAUSED
