@@ -11,7 +11,6 @@ prepare() {
     echo someone:300000:131072 >/etc/subgid
     mkdir -p -m 711 /run/user
     mkdir -m 700 /run/user/1000
-    # Where containers are stored has to take the place of an upper layer.
     chown someone /run/user/1000
     as podman import -q /tmp/rootfs.tar $image
     as podman pod create --name warm
@@ -197,8 +196,4 @@ case_devices() {
 
 case_preserved_descriptors() {
     is "$(run --preserve-fds 1 $image sh -c 'cat <&3' 3</tmp/rootfs/etc/group | head -n 1)" root:x:0:
-}
-
-case_kept_groups() {
-    run --group-add keep-groups $image id
 }
