@@ -28,10 +28,18 @@ const CASES: [Case; 4] = [
     case(&["state", "ID"]),
     case(&["list", "--format", "json"]),
     case(&["ps", "--format", "json", "ID"]),
-    // What newer versions of runc add, and what this kernel no longer has.
+    // What newer versions of runc add, what it does not read of a v2 hierarchy beside v1's, and what this kernel no longer
+    // has.
     Case {
         words: &["events", "--stats", "ID"],
-        ours: &["/data/cpu/psi", "/data/memory/psi", "/data/blkio/psi", "/data/intel_rdt", "/data/network_interfaces"],
+        ours: &[
+            "/data/hugetlb",
+            "/data/cpu/psi",
+            "/data/memory/psi",
+            "/data/blkio/psi",
+            "/data/intel_rdt",
+            "/data/network_interfaces",
+        ],
         absent: &["/data/memory/raw"],
     },
 ];

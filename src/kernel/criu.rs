@@ -418,7 +418,8 @@ pub fn in_private_mounts<T>(root: &Path, work: impl FnOnce() -> Result<T>) -> Re
         let path = host_path(root)?;
         let copy = mount::clone_tree(nix::fcntl::AT_FDCWD, &path, true)
             .hint_if(Errno::ENOENT, "the bundle has no such directory")?;
-        mount::set_attr(copy.as_fd(), &Attr { propagation: libc::MS_PRIVATE, ..Attr::default() }, true)?;
+        // Not private: CRIU restores a mount that was a slave of the host's as one of the root that it finds here.
+        mount::set_attr(copy.as_fd(), &Attr { propagation: libc::MS_SLAVE, ..Attr::default() }, true)?;
         Ok(mount::attach(copy.as_fd(), open_host(&path, libc::O_DIRECTORY)?.as_fd())?)
     };
     let done = begin().with_context(|| format!("root.path {}", root.display())).and_then(|()| work());
