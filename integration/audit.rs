@@ -158,10 +158,10 @@ fn a_device_program_that_is_gone_or_replaced_shows() {
     assert_eq!(drift(&bundle), [format!("linux.resources.devices: {}, none", tag(&program))]);
     // Allows everything: r0 = 1; exit.
     let other = bpf::load_device_program(&[[0xb7, 0, 0, 0, 1, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0]]).unwrap();
-    bpf::attach_device_program(other.as_fd(), cgroup.as_fd()).unwrap();
+    bpf::attach_device_program(other.as_fd(), cgroup.as_fd(), None).unwrap();
     assert_eq!(drift(&bundle), [format!("linux.resources.devices: {}, {}", tag(&program), tag(&other))]);
     detach(&cgroup, &other);
-    bpf::attach_device_program(program.as_fd(), cgroup.as_fd()).unwrap();
+    bpf::attach_device_program(program.as_fd(), cgroup.as_fd(), None).unwrap();
     audit(&bundle).ok();
 }
 

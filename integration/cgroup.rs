@@ -313,6 +313,87 @@ fn a_group_that_is_not_empty_is_refused_or_shared_but_never_killed() {
 }
 
 #[test]
+fn v2_a_frozen_group_is_refused() {
+    peer_differs!("crun", "1.8 waits for ever");
+    let bundle = Bundle::v2().args(["/probe", "wait"]);
+    let group = v2(&bundle);
+    fs::create_dir(&group).unwrap();
+    fs::write(group.join("cgroup.freeze"), "1").unwrap();
+    let out = bundle.try_create(&[]);
+    drop(fs::remove_dir(&group));
+    out.fails_with(&["container's cgroup unexpectedly frozen"]);
+}
+
+/// config-linux.md#cgroup-ownership.
+#[test]
+fn v2_a_container_that_mounts_its_cgroup_to_write_owns_it() {
+    use std::os::unix::fs::MetadataExt;
+    peer_differs!("runc", "1.1 delegates with the systemd driver only");
+    peer_differs!("crun", "1.8 delegates with the systemd driver only");
+    let owners = |bundle: &Bundle| {
+        bundle.create();
+        let owner = |file: &str| fs::metadata(v2(bundle).join(file)).unwrap().uid();
+        let found = [owner(""), owner("cgroup.procs"), owner("cgroup.subtree_control"), owner("cgroup.max.depth")];
+        bundle.start();
+        found
+    };
+    let inside =
+        ["/probe", "mkdir", "/sys/fs/cgroup/a", ",", "write", "/sys/fs/cgroup/a/cgroup.procs", "0", ",", "wait"];
+    let bundle = || Bundle::v2().userns(0, 100_000, 65_536).mount("/sys", "sysfs", "sysfs", &["ro"]).args(inside);
+    let writable = bundle().mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid"]);
+    assert_eq!(owners(&writable), [100_000, 100_000, 100_000, 0]);
+    let said = writable.wait_printed(2);
+    assert!(said[0]["ok"] == true && said[1]["ok"] == true, "{said:?}");
+    writable.delete_force().ok();
+    writable.check_clean();
+    let user = bundle().set("/process/user", json!({"uid": 7, "gid": 7}));
+    assert_eq!(owners(&user.mount("/sys/fs/cgroup", "cgroup", "cgroup", &["rw"]))[..2], [100_007, 100_007]);
+    let read_only = bundle().mount("/sys/fs/cgroup", "cgroup", "cgroup", &["ro"]);
+    assert_eq!(owners(&read_only), [0; 4]);
+    let said = read_only.wait_printed(1);
+    assert_eq!(said[0]["errno"], libc::EROFS, "{said:?}");
+    // Without a cgroup namespace it would be the host's tree.
+    let shared = bundle().without_ns("cgroup").mount("/sys/fs/cgroup", "cgroup", "cgroup", &[]);
+    assert_eq!(owners(&shared), [0; 4]);
+}
+
+#[test]
+fn v2_below_a_threaded_group_the_containers_is_threaded() {
+    peer_differs!("crun", "1.8 has another way");
+    let bundle = Bundle::v2();
+    let parent = v2(&bundle);
+    fs::create_dir(&parent).unwrap();
+    fs::create_dir(parent.join("other")).unwrap();
+    fs::write(parent.join("other/cgroup.type"), "threaded").unwrap();
+    let path = format!("/{}/leaf", bundle.id);
+    let bundle = bundle.set("/linux/cgroupsPath", path).args(["/probe", "wait"]);
+    let out = bundle.try_create(&[]);
+    let (kind, started, pids) = if out.status.success() {
+        let kind = fs::read_to_string(parent.join("leaf/cgroup.type")).unwrap_or_default();
+        let started = bundle.command("start");
+        (kind, started.status.success(), bundle.call(["ps", "--format", "json", &bundle.id]).output().stdout)
+    } else {
+        (String::new(), false, String::new())
+    };
+    let pid = fs::read_to_string(bundle.pid_file()).unwrap_or_default();
+    drop(bundle.delete_force());
+    let gone = !parent.join("leaf").exists();
+    // A limit that needs more than threads.
+    let limited = bundle.set("/linux/resources", json!({"hugepageLimits": [{"pageSize": "2MB", "limit": 4_194_304}]}));
+    let refused = limited.try_create(&[]);
+    let left = parent.join("leaf").exists();
+    for dir in ["leaf", "other", ""] {
+        drop(fs::remove_dir(parent.join(dir)));
+    }
+    out.ok();
+    assert_eq!((kind.trim(), started, gone, left), ("threaded", true, true, false), "{refused}");
+    if flavor() == Flavor::Orlop {
+        assert_eq!(pids.trim(), format!("[{pid}]"));
+        refused.fails_with(&["linux.resources.hugepageLimits[0].limit", "domain invalid"]);
+    }
+}
+
+#[test]
 fn bad_limits_are_refused_and_nothing_is_left() {
     requires_v1!();
     let bundle = Bundle::new().set("/linux/resources", json!({"cpu": {"cpus": "99999"}}));

@@ -77,6 +77,14 @@ pub enum Command {
     Run(Run),
     /// Run a further process in a container, confined as its init is
     Exec(Exec),
+    /// Stop every process of a container until it is resumed
+    Pause(Id),
+    /// Let the processes of a paused container go on
+    Resume(Id),
+    /// Change the limits of a container
+    Update(Update),
+    /// Print what a container uses, and each kill for want of memory, as JSON
+    Events(Events),
     /// List containers
     List(List),
     /// List the processes of a container
@@ -258,6 +266,117 @@ pub struct Delete {
     pub force: bool,
     #[command(flatten)]
     pub id: Id,
+}
+
+/// `update`. What a flag leaves out stays as it is.
+#[derive(Debug, Args)]
+pub struct Update {
+    /// Read the new limits from FILE, or - for stdin: an object like linux.resources of config.json
+    #[arg(long, short, value_name = "FILE", conflicts_with = "limits")]
+    pub resources: Option<PathBuf>,
+    #[command(flatten)]
+    pub limits: Limits,
+    #[command(flatten)]
+    pub id: Id,
+}
+
+/// The limits of `update`: numbers as runc takes them, checked where they are used.
+#[derive(Debug, Args)]
+#[group(id = "limits", multiple = true)]
+pub struct Limits {
+    /// Weight of block I/O, from 10 to 1000
+    #[arg(long, value_name = "WEIGHT")]
+    pub blkio_weight: Option<u16>,
+    /// Period of the CPU quota in microseconds
+    #[arg(long, value_name = "US")]
+    pub cpu_period: Option<u64>,
+    /// CPU time in a period in microseconds, -1 for no limit
+    #[arg(long, value_name = "US", allow_hyphen_values = true)]
+    pub cpu_quota: Option<i64>,
+    /// CPU time in microseconds that may be saved up for a later period
+    #[arg(long, value_name = "US")]
+    pub cpu_burst: Option<u64>,
+    /// CPU shares, relative to other cgroups
+    #[arg(long, value_name = "SHARES")]
+    pub cpu_share: Option<u64>,
+    /// Period of the real-time CPU limit in microseconds
+    #[arg(long, value_name = "US")]
+    pub cpu_rt_period: Option<u64>,
+    /// Real-time CPU time in a period in microseconds
+    #[arg(long, value_name = "US", allow_hyphen_values = true)]
+    pub cpu_rt_runtime: Option<i64>,
+    /// CPUs to run on, such as 0-2,5
+    #[arg(long, value_name = "LIST")]
+    pub cpuset_cpus: Option<String>,
+    /// Memory nodes to allocate from
+    #[arg(long, value_name = "LIST")]
+    pub cpuset_mems: Option<String>,
+    /// Run only when nothing else wants the CPU: 1, or 0 for not so
+    #[arg(long, value_name = "0|1", allow_hyphen_values = true)]
+    pub cpu_idle: Option<i64>,
+    /// Memory in bytes, or with a unit as 64M; -1 for no limit
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    pub memory: Option<String>,
+    /// Memory that is kept for the container when there is little
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    pub memory_reservation: Option<String>,
+    /// Memory and swap together; -1 for any amount of swap
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    pub memory_swap: Option<String>,
+    /// Ignored with a warning: no kernel limits it any more
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true, hide = true)]
+    pub kernel_memory: Option<String>,
+    /// Ignored with a warning: no kernel limits it any more
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true, hide = true)]
+    pub kernel_memory_tcp: Option<String>,
+    /// Largest number of processes and threads; -1 for no limit
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    pub pids_limit: Option<i64>,
+    /// Refused: Intel RDT is not carried out
+    #[arg(long, value_name = "SCHEMA")]
+    pub l3_cache_schema: Option<String>,
+    /// Refused: Intel RDT is not carried out
+    #[arg(long, value_name = "SCHEMA")]
+    pub mem_bw_schema: Option<String>,
+}
+
+/// `events`.
+#[derive(Debug, Args)]
+pub struct Events {
+    /// How long to wait between two statistics: a number with ms, s, m or h
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = interval)]
+    pub interval: std::time::Duration,
+    /// Print the statistics once, now, and end
+    #[arg(long)]
+    pub stats: bool,
+    #[command(flatten)]
+    pub id: Id,
+}
+
+/// A duration as Go writes it: `1m30s`, `1.5h`, `250ms`.
+fn interval(text: &str) -> Result<std::time::Duration, String> {
+    let mut rest = text;
+    let mut total = 0.0;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let (number, unit_and_rest) = rest.split_at(digits);
+        let end = unit_and_rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(unit_and_rest.len());
+        let (unit, more) = unit_and_rest.split_at(end);
+        let seconds = match unit {
+            "ns" => 1e-9,
+            "us" | "\u{b5}s" => 1e-6,
+            "ms" => 1e-3,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => 0.0,
+        };
+        // What is no number, or has no unit, makes the whole no duration.
+        total += number.parse().unwrap_or(f64::NAN) * if seconds > 0.0 { seconds } else { f64::NAN };
+        rest = more;
+    }
+    let found = std::time::Duration::try_from_secs_f64(total).ok().filter(|duration| !duration.is_zero());
+    found.ok_or_else(|| "expected a number greater than 0 with ms, s, m or h, such as 5s or 1m30s".to_string())
 }
 
 /// `--format` of `list` and `ps`.
@@ -636,6 +755,10 @@ fn run(arguments: &[OsString]) -> Result<u8> {
             command::run::run(&root, &args, tolerate_cgroups)
         }
         Command::Exec(args) => command::exec::exec(&root, &args),
+        Command::Pause(args) => command::pause::pause(&root, &args.id),
+        Command::Resume(args) => command::resume::resume(&root, &args.id),
+        Command::Update(args) => command::update::update(&root, &args),
+        Command::Events(args) => command::events::events(&root, &args),
         Command::List(args) => command::list::list(&root, global.root.is_some(), &args),
         Command::Ps(args) => command::ps::ps(&root, &args),
         Command::Spec(args) => command::spec::spec(&args),
@@ -683,6 +806,16 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    #[test]
+    fn intervals_are_written_as_go_does() {
+        for (text, millis) in [("5s", 5000), ("250ms", 250), ("1m30s", 90_000), ("1.5h", 5_400_000)] {
+            assert_eq!(interval(text).unwrap().as_millis(), millis, "{text}");
+        }
+        for text in ["", "0s", "5", "s", "-1s", "5x", "1..5s", "1e9999s", "5s5"] {
+            assert!(interval(text).is_err(), "{text}");
+        }
+    }
+
     /// Every flag that clap knows is in the manual page.
     #[test]
     fn the_manual_page_has_every_command_and_flag() {
@@ -718,11 +851,20 @@ mod tests {
             "orlop exec --process /p --console-socket /s --detach --pid-file /p id",
             "orlop exec id ls -l -d",
             "orlop run -d --keep --no-subreaper -b=/b id",
+            "orlop pause id",
+            "orlop resume id",
+            "orlop update --resources=- id",
+            "orlop update -r /f id",
+            "orlop update --memory -1 --cpu-quota -1 --pids-limit -1 --memory-swap=-1 id",
+            "orlop events --stats id",
+            "orlop events --interval=1m30s id",
         ] {
             let words = line.split(' ').map(OsString::from).collect::<Vec<_>>();
             assert!(parse(&words).is_ok(), "{line}");
         }
         assert!(parse(&["orlop".into(), "create".into()]).is_err());
+        // One of the two would be without effect.
+        assert!(parse(&["orlop", "update", "-r", "-", "--memory", "1", "x"].map(OsString::from)).is_err());
         for userns in ["", "host", "auto:size=0", "auto:size=x", "auto:size=4294967296", "auto:"] {
             assert!(
                 parse(&["orlop".into(), "create".into(), format!("--userns={userns}").into(), "x".into()]).is_err()

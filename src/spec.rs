@@ -84,11 +84,42 @@ pub fn parse_process(bytes: &[u8]) -> Result<Process> {
     })
 }
 
+/// A `linux.resources` object of its own, for `update`. The null members are taken out.
+pub fn parse_resources(bytes: &[u8]) -> Result<Value> {
+    let mut value: Value = serde_json::from_slice(bytes).map_err(|e| cite("", bytes, &e))?;
+    if !value.is_object() {
+        bail!("is no object like linux.resources");
+    }
+    remove_nulls(&mut value);
+    // The words are those of config.json: look at them there.
+    let config = serde_json::json!({"linux": {"resources": value}});
+    let mut problems = Problems::default();
+    find_unknown_words(&config, &mut problems);
+    if !problems.errors.is_empty() {
+        return Err(problems.into());
+    }
+    let whole = serde_json::to_vec(&config)?;
+    if let Err(e) = serde_json::from_slice::<oci_spec::runtime::LinuxResources>(bytes) {
+        return Err(cite("", bytes, &e));
+    }
+    shape::check(&whole).map_err(|e| anyhow!("{e}"))?;
+    Ok(value)
+}
+
+fn remove_nulls(value: &mut Value) {
+    if let Some(members) = value.as_object_mut() {
+        members.retain(|_, member| !member.is_null());
+        members.values_mut().for_each(remove_nulls);
+    }
+}
+
 /// Reads a config.json.
 pub fn parse(bytes: Vec<u8>) -> Result<Config> {
     match serde_json::from_slice::<Spec>(&bytes) {
-        Ok(spec) => {
-            if shape::check(&bytes).map_err(|e| cite("config.json:", &bytes, &e))?
+        Ok(mut spec) => {
+            let seen = shape::check(&bytes).map_err(|e| cite("config.json:", &bytes, &e))?;
+            seen_in(&mut spec, &seen);
+            if seen.docker()
                 && let Some(resolved) = with_resolved_profile(&bytes)?
             {
                 return Ok(Config { unresolved: Some(bytes), ..parse(resolved)? });
@@ -99,6 +130,15 @@ pub fn parse(bytes: Vec<u8>) -> Result<Config> {
             Ok(Config { spec, bytes, unresolved: None, warnings: Problems::default() })
         }
         Err(error) => explain(bytes, &error),
+    }
+}
+
+/// Mends what the types of oci-spec lose: `pids` without a limit would be one of no processes.
+fn seen_in(spec: &mut Spec, seen: &shape::Seen) {
+    if seen.pids_without_limit()
+        && let Some(resources) = spec.linux.as_mut().and_then(|linux| linux.resources_mut().as_mut())
+    {
+        resources.set_pids(None);
     }
 }
 
@@ -190,8 +230,8 @@ fn explain(bytes: Vec<u8>, error: &serde_json::Error) -> Result<Config> {
     }
     // By way of text: the code that reads a Spec from a Value would be there a second time.
     match serde_json::from_slice::<Spec>(&serde_json::to_vec(&value)?) {
-        Ok(spec) if !problems.warnings.is_empty() => {
-            shape::check(&bytes).map_err(|e| cite("config.json:", &bytes, &e))?;
+        Ok(mut spec) if !problems.warnings.is_empty() => {
+            seen_in(&mut spec, &shape::check(&bytes).map_err(|e| cite("config.json:", &bytes, &e))?);
             Ok(Config { spec, bytes, unresolved: None, warnings: problems })
         }
         _ => Err(cite("config.json:", &bytes, error)),
@@ -453,6 +493,31 @@ mod tests {
         );
         assert!(fails("{\"a\": ").starts_with("config.json:1:6: EOF while parsing"));
         assert!(fails("").starts_with("config.json:1:0: EOF"));
+    }
+
+    #[test]
+    fn pids_without_a_limit_are_not_limited() {
+        let pids = |text: &str| {
+            let config = parse(format!(r#"{{"linux": {{"resources": {{"pids": {text}}}}}}}"#).into_bytes()).unwrap();
+            config.spec.linux.unwrap().resources().as_ref().unwrap().pids().map(|pids| pids.limit())
+        };
+        assert_eq!([pids("{}"), pids("null"), pids(r#"{"limit": 0}"#)], [None, None, Some(0)]);
+        assert_eq!(pids(r#"{"limit": 5}"#), Some(5));
+    }
+
+    #[test]
+    fn resources_by_themselves_are_checked() {
+        let value = parse_resources(br#"{"memory": {"limit": 5, "swap": null}, "cpu": null}"#).unwrap();
+        assert_eq!(value, serde_json::json!({"memory": {"limit": 5}}));
+        for (text, word) in [
+            ("[]", "no object"),
+            ("{", "EOF"),
+            (r#"{"memory": {"limit": "5"}}"#, "1:24: invalid type"),
+            (r#"{"memory": []}"#, "an object"),
+        ] {
+            let error = parse_resources(text.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(word), "{text}: {error}");
+        }
     }
 
     #[test]

@@ -35,6 +35,9 @@ pub fn run(words: &[&str]) -> Value {
                 unsafe { libc::pause() };
             }
         }
+        ["spin"] => loop {
+            std::hint::spin_loop();
+        },
         ["sleep", seconds] => {
             std::thread::sleep(std::time::Duration::from_secs(seconds.parse().unwrap()));
             json!({"ok": true})

@@ -16,7 +16,7 @@ use crate::plan::capabilities::Set;
 use crate::plan::config::Process;
 use crate::plan::problem::Problems;
 use crate::policy::decide::{self, Decision, Facts, Outcome, ProcessRules, apply};
-use crate::policy::record::{Held, Kept, POLICY, Record, digest};
+use crate::policy::record::{Held, Kept, POLICY, Record, with_config};
 use crate::policy::{file, mesos, model};
 use crate::spec::{self, Config};
 use crate::state::{CONFIG, StateDir};
@@ -205,9 +205,7 @@ pub fn govern_exec(dir: &StateDir, process: &mut Process, ceiling: Set) -> Resul
     let Some(bytes) = dir.load_bytes(POLICY)? else { return Ok(Vec::new()) };
     let held = Held::read(&bytes).ok_or_else(|| anyhow!("{:?} is damaged", dir.path.join(POLICY)))?;
     let config = dir.load_bytes(CONFIG)?.unwrap_or_default();
-    if digest(&config) != held.config_digest {
-        bail!("{:?} is not the config that the policy has allowed: its digest has changed", dir.path.join(CONFIG));
-    }
+    check_config(dir, &held, &config)?;
     let mut decisions = Vec::new();
     for tables in &held.tables {
         ProcessRules::from(tables).for_exec(ceiling).decide(process, &mut decisions);
@@ -220,6 +218,49 @@ pub fn govern_exec(dir: &StateDir, process: &mut Process, ceiling: Set) -> Resul
         crate::log::debug(&decision.to_string());
     }
     read_stack(&held.stack)
+}
+
+fn check_config(dir: &StateDir, held: &Held, config: &[u8]) -> Result<()> {
+    if held.allows(config) {
+        return Ok(());
+    }
+    bail!("{:?} is not the config that the policy has allowed: its digest has changed", dir.path.join(CONFIG))
+}
+
+/// Puts new limits of a container under the rules that the container was made under: gives the config as it may be.
+/// `old` is the config that the container has.
+pub fn govern_update(dir: &StateDir, old: &[u8], new: Vec<u8>) -> Result<Config> {
+    let mut config = spec::parse(new)?;
+    let Some(bytes) = dir.load_bytes(POLICY)? else { return Ok(config) };
+    let held = Held::read(&bytes).ok_or_else(|| anyhow!("{:?} is damaged", dir.path.join(POLICY)))?;
+    check_config(dir, &held, old)?;
+    let mut decisions = Vec::new();
+    for tables in &held.tables {
+        let (edits, more) = decide::decide_update(tables, &config.spec);
+        decisions.extend(more);
+        if !edits.is_empty() {
+            let changed = apply(&edits, &config.bytes).map_err(|e| anyhow!("config.json: {e}"))?;
+            config = spec::parse(changed).context("the config under the policy")?;
+        }
+    }
+    audit(&held.audit, "update", &dir.id, &decisions)?;
+    if decisions.iter().any(|decision| decision.outcome == Outcome::Refused) {
+        return Err(refusal(&decisions));
+    }
+    for decision in &decisions {
+        crate::log::warn(&decision.to_string());
+    }
+    Ok(config)
+}
+
+/// Keeps the config that an update has brought about, in the place of `old`.
+pub fn keep_update(dir: &StateDir, old: &[u8], new: &[u8]) -> Result<()> {
+    if let Some(bytes) = dir.load_bytes(POLICY)? {
+        let record = with_config(&bytes, old, new);
+        let record = record.with_context(|| format!("{:?} is damaged", dir.path.join(POLICY)))?;
+        dir.save(POLICY, &record)?;
+    }
+    dir.save(CONFIG, new)
 }
 
 fn show(args: &PolicyShow, flag: Option<&Path>) -> Result<u8> {

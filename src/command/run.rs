@@ -11,6 +11,7 @@ use oci_spec::runtime::LinuxSeccomp;
 use crate::cli::Run;
 use crate::command::create::{Attended, Watch, make};
 use crate::error::ResultExt;
+use crate::kernel::cgroup::Existing;
 use crate::kernel::procfs::Proc;
 use crate::kernel::signal::Interrupts;
 use crate::plan::{Plan, Request};
@@ -24,7 +25,7 @@ use crate::seccomp::denials::{Stack, Watched};
 use crate::spec::Config;
 use crate::state::Root;
 use crate::sys::fd::stdio;
-use crate::sys::process::set_child_subreaper;
+use crate::sys::process::{Exit, set_child_subreaper};
 
 /// Runs a container. In the foreground the exit status is the program's, or 128 + the number of the signal that killed
 /// it, and the container is deleted afterwards unless `--keep`.
@@ -113,6 +114,17 @@ fn remove(created: &Created, interrupts: &Interrupts) -> Result<()> {
     destroy(&created.dir, Some(&created.state), None, Some(interrupts))
 }
 
+/// SIGKILL does not say who has sent it.
+fn tell_of_oom(created: &Created) {
+    let kills = Existing::open(&created.state.cgroups).ok().and_then(|cgroups| cgroups.oom_kills());
+    if let Some(kills) = kills.filter(|kills| *kills > 0) {
+        crate::log::warn(&format!(
+            "run {}: killed by the OOM killer: {kills} process(es) of the container's cgroup met linux.resources.memory.limit",
+            created.state.id
+        ));
+    }
+}
+
 fn finish(args: &Run, created: &Created, interrupts: &Interrupts) -> Result<u8> {
     let proc = Proc::open()?;
     let lock = created.dir.lock()?;
@@ -125,6 +137,9 @@ fn finish(args: &Run, created: &Created, interrupts: &Interrupts) -> Result<u8> 
     }
     let exit = foreground::wait(&created.child, created.master.as_ref(), &signals)?;
     drop(signals);
+    if exit == Exit::Signal(libc::SIGKILL) {
+        tell_of_oom(created);
+    }
     if !args.keep {
         remove(created, interrupts)?;
     }

@@ -6,6 +6,7 @@
 //! the kernel itself has dropped are warnings, because engines still send them.
 
 mod path;
+pub mod update;
 mod v1;
 mod v2;
 
@@ -28,8 +29,23 @@ pub struct Cgroup {
     /// v2: what the device program enforces, the last matching rule wins; empty when everything is allowed. On v1 the
     /// rules are among `writes`.
     pub devices: Vec<Rule>,
+    /// Who makes it.
+    #[serde(skip)]
+    pub driver: Driver,
     /// Whether to go on without a cgroup if the caller may not make one: it is not root and asks for no limit.
     pub optional: bool,
+    /// The host's uid that the v2 cgroup is delegated to, so that the container can make cgroups in its own
+    /// (config-linux.md#cgroup-ownership).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner: Option<u32>,
+}
+
+/// Who makes cgroups, moves processes into them and removes them. `--systemd-cgroup` asks for one that is not there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Driver {
+    /// orlop, in the mounted cgroup file systems.
+    #[default]
+    Cgroupfs,
 }
 
 /// The cgroup's directory in one hierarchy.
@@ -81,6 +97,15 @@ impl Cgroup {
     pub fn directory_in(&self, hierarchy: &Hierarchy) -> PathBuf {
         let place = self.places.iter().find(|place| place.mount_point == hierarchy.mount_point);
         place.map_or_else(|| hierarchy.mount_point.clone(), |place| place.mount_point.join(&place.path))
+    }
+
+    /// Whether the cgroup must be one that can hold a whole process with all that it uses: a limit of it needs a
+    /// controller that does not count threads (cgroups(7), "Threaded controllers").
+    pub fn needs_domain(&self) -> bool {
+        let threaded = |write: &Write| {
+            matches!(write.controller.as_str(), "cpu" | "cpuset" | "pids" | "perf_event" | "cgroup" | "devices")
+        };
+        !self.writes.iter().all(threaded)
     }
 
     /// The places alone, for a container of which only the id and perhaps `linux.cgroupsPath` are known.

@@ -25,7 +25,7 @@ use std::path::PathBuf;
 use oci_spec::runtime::{Linux, LinuxSeccomp};
 use serde::Serialize;
 
-use crate::host::Host;
+use crate::host::{CgroupLayout, Host};
 use crate::seccomp;
 use capabilities::Set;
 use cgroup::Cgroup;
@@ -151,6 +151,8 @@ impl Plan {
                 None => return (None, problems),
             },
         };
+        let mut plan = plan;
+        plan.cgroup.owner = cgroup_owner(spec, host, &plan);
         if plan.ordinary_user && plan.seccomp.as_ref().is_some_and(|seccomp| seccomp.listener.is_some()) {
             problems.error_hint(
                 "linux.seccomp.listenerPath",
@@ -170,6 +172,32 @@ impl Plan {
 fn cgroup(linux: &Linux, host: &Host, request: &Request, problems: &mut Problems) -> Cgroup {
     let planned = Cgroup::from_spec(linux, &request.id, host, problems);
     Cgroup { optional: request.tolerate_cgroups.unwrap_or(planned.optional), ..planned }
+}
+
+/// config-linux.md#cgroup-ownership: whom the cgroup is delegated to. Only v2 can be, and only a container that sees its
+/// own cgroup, to write, has a use for it.
+fn cgroup_owner(spec: &Spec, host: &Host, plan: &Plan) -> Option<u32> {
+    let is_writable = |mount: &oci_spec::runtime::Mount| {
+        let mut options = mount.options().iter().flatten().rev();
+        let ro = options.find_map(|option| match option.as_str() {
+            "ro" | "rro" => Some(true),
+            "rw" | "rrw" => Some(false),
+            _ => None,
+        });
+        matches!(mount.typ().as_deref(), Some("cgroup" | "cgroup2")) && ro != Some(true)
+    };
+    let at = std::path::Path::new("/sys/fs/cgroup");
+    let mounted = spec.mounts.iter().flatten().filter(|mount| mount.destination() == at).any(is_writable);
+    if !matches!(host.cgroups, CgroupLayout::Unified(_)) || !plan.namespaces.is_new(Kind::Cgroup) || !mounted {
+        return None;
+    }
+    let uid = plan.process.uid;
+    let owner = match &plan.idmap {
+        Some(map) => idmap::to_host(&map.uid, uid),
+        // What a namespace maps that is joined is not in the config.
+        None => (!plan.namespaces.is_separate(Kind::User)).then_some(uid),
+    };
+    owner.filter(|owner| *owner != host.euid && host.euid == 0)
 }
 
 /// `ociVersion`: SemVer of a 1.x specification.

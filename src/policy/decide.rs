@@ -134,6 +134,17 @@ pub fn decide(policy: &Policy, spec: &Spec, facts: &Facts) -> Result<Effective, 
     if refused { Err(result.decisions) } else { Ok(result) }
 }
 
+/// What rules make of the limits and device rules of a config, as an update has changed them.
+pub fn decide_update(tables: &Tables, spec: &Spec) -> (Vec<Edit>, Vec<Decision>) {
+    let facts = Facts::default();
+    let mut case = Case { tables, spec, facts: &facts, result: Effective::default() };
+    if let Some(linux) = &spec.linux {
+        case.devices(linux);
+        case.cgroups(linux);
+    }
+    (case.result.edits, case.result.decisions)
+}
+
 /// The audit file of a policy for a config that it refused.
 pub fn audit_file(policy: &Policy, spec: &Spec, facts: &Facts) -> Option<String> {
     policy.with_rules(&policy.selecting(spec, &facts.bundle.to_string_lossy())).audit.file.map(|file| file.value)

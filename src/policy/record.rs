@@ -63,10 +63,25 @@ pub struct Held {
     pub tables: Vec<Tables>,
     pub stack: Vec<Value>,
     pub audit: Vec<String>,
-    pub config_digest: String,
+    config_digests: Vec<String>,
+}
+
+/// A record with the digest of a changed config. That of the former holds too: of the two files one is written first, and
+/// who writes may die between.
+pub fn with_config(record: &[u8], old: &[u8], new: &[u8]) -> Option<Vec<u8>> {
+    let mut record: Value = serde_json::from_slice(record).ok()?;
+    let members = record.as_object_mut()?;
+    members.insert("configDigest".into(), digest(new).into());
+    members.insert("formerConfigDigest".into(), digest(old).into());
+    serde_json::to_vec(&record).ok()
 }
 
 impl Held {
+    /// Whether a config is the one that was allowed.
+    pub fn allows(&self, config: &[u8]) -> bool {
+        self.config_digests.contains(&digest(config))
+    }
+
     /// None if it is no record.
     pub fn read(bytes: &[u8]) -> Option<Self> {
         let record: Value = serde_json::from_slice(bytes).ok()?;
@@ -86,9 +101,10 @@ impl Held {
             tables.push(policy.with_rules(&rules?));
         }
         let audit = record.get("audit")?.as_array()?.iter().map(|file| file.as_str().map(str::to_string));
-        let config_digest = record.get("configDigest")?.as_str()?.to_string();
+        let config_digest = record.get("configDigest")?.as_str()?;
+        let former = record.get("formerConfigDigest").and_then(Value::as_str);
         Some(Self {
-            config_digest,
+            config_digests: std::iter::once(config_digest).chain(former).map(str::to_string).collect(),
             tables,
             stack: record.get("stack")?.as_array()?.clone(),
             audit: audit.collect::<Option<_>>()?,

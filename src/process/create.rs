@@ -207,7 +207,18 @@ fn spawn(
         Shape::Direct => plan.namespaces.clone_flags(),
         Shape::Staged => 0,
     };
-    let cloned = clone3(flags, cgroup.clone_into())
+    let mut cloned = clone3(flags, cgroup.clone_into());
+    if matches!(&cloned, Err(e) if e.errno == Errno::EOPNOTSUPP)
+        && !plan.cgroup.needs_domain()
+        && cgroup.make_threaded().context("linux.cgroupsPath")?
+    {
+        cloned = clone3(flags, cgroup.clone_into());
+    }
+    let cloned = cloned
+        .hint_if(
+            Errno::EOPNOTSUPP,
+            "linux.cgroupsPath lies below a threaded cgroup, where only limits of cpu, cpuset and pids can be",
+        )
         .hint_if(Errno::ENOSPC, "a limit on namespaces: see /proc/sys/user/max_*_namespaces and cgroup pids.max")
         .hint_if(Errno::EAGAIN, "a limit on processes: RLIMIT_NPROC, pids.max or /proc/sys/kernel/pid_max")
         .hint_if(Errno::EPERM, "new namespaces need CAP_SYS_ADMIN")

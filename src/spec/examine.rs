@@ -148,7 +148,8 @@ impl<'a> Examination<'a> {
             let (error, of_array) = match (shape::check(&text), serde_json::from_slice::<Spec>(&text)) {
                 (Err(e), _) => (e, true),
                 (Ok(_), Err(e)) => (e, false),
-                (Ok(_), Ok(spec)) => {
+                (Ok(seen), Ok(mut spec)) => {
+                    super::seen_in(&mut spec, &seen);
                     self.spec = Some(spec);
                     return Ok(());
                 }

@@ -100,27 +100,44 @@ const CONFIG: Node = object(
     ],
 );
 
+/// What the types of a config do not tell.
+#[derive(Default)]
+pub struct Seen {
+    /// The seccomp profile has a member of Docker's format.
+    docker: Cell<bool>,
+    /// `linux.resources.pids` has no limit, which reads as one of 0.
+    pids_without_limit: Cell<bool>,
+}
+
+impl Seen {
+    pub fn docker(&self) -> bool {
+        self.docker.get()
+    }
+
+    pub fn pids_without_limit(&self) -> bool {
+        self.pids_without_limit.get()
+    }
+}
+
 /// Fails at the first array that stands where config.json has an object.
-///
-/// True if the seccomp profile has a member of Docker's format.
-pub fn check(json: &[u8]) -> Result<bool, serde_json::Error> {
+pub fn check(json: &[u8]) -> Result<Seen, serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_slice(json);
-    let docker = Cell::new(false);
-    Expect { node: &CONFIG, array: false, docker: &docker }.deserialize(&mut deserializer)?;
-    Ok(docker.get())
+    let seen = Seen::default();
+    Expect { node: &CONFIG, array: false, seen: &seen }.deserialize(&mut deserializer)?;
+    Ok(seen)
 }
 
 /// [`check`] for the value of `linux.seccomp` alone.
 pub fn check_seccomp(json: &[u8]) -> Result<(), serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_slice(json);
-    Expect { node: &SECCOMP, array: false, docker: &Cell::new(false) }.deserialize(&mut deserializer)
+    Expect { node: &SECCOMP, array: false, seen: &Seen::default() }.deserialize(&mut deserializer)
 }
 
 /// What the next value must be.
 struct Expect<'a> {
     node: &'static Node,
     array: bool,
-    docker: &'a Cell<bool>,
+    seen: &'a Seen,
 }
 
 impl<'de> DeserializeSeed<'de> for Expect<'_> {
@@ -143,16 +160,21 @@ impl<'de> Visitor<'de> for Expect<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let mut limit = self.node.name != "pids";
         while let Some(name) = map.next_key::<std::borrow::Cow<'de, str>>()? {
+            limit = limit || name == "limit";
             match self.node.members.iter().find(|member| member.name == name || member.name == ANY) {
-                Some(node) => map.next_value_seed(Expect { node, array: node.array, docker: self.docker })?,
+                Some(node) => map.next_value_seed(Expect { node, array: node.array, seen: self.seen })?,
                 None => {
                     if matches!(self.node.name, "seccomp" | "syscalls") && DOCKER.contains(&name.as_ref()) {
-                        self.docker.set(true);
+                        self.seen.docker.set(true);
                     }
                     map.next_value::<IgnoredAny>()?;
                 }
             }
+        }
+        if !limit {
+            self.seen.pids_without_limit.set(true);
         }
         Ok(())
     }
@@ -161,7 +183,7 @@ impl<'de> Visitor<'de> for Expect<'_> {
         if !self.array {
             return Err(A::Error::invalid_type(serde::de::Unexpected::Seq, &self));
         }
-        while elements.next_element_seed(Expect { node: self.node, array: false, docker: self.docker })?.is_some() {}
+        while elements.next_element_seed(Expect { node: self.node, array: false, seen: self.seen })?.is_some() {}
         Ok(())
     }
 }

@@ -6,13 +6,16 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use nix::errno::Errno;
+use nix::fcntl::AtFlags;
+use nix::unistd::{Uid, fchownat};
 
 use super::freezer;
 use super::fs::{self, make_dir, name, open_dir, open_file, open_root};
 use super::handle::{Directory, Handle};
 use crate::error::{ResultExt, errno_of};
-use crate::plan::cgroup::{Cgroup, Missing, Place, Version, Write};
+use crate::plan::cgroup::{Cgroup, Driver, Missing, Place, Version, Write};
 use crate::plan::device_filter;
+use crate::sys::call;
 use crate::{log, sys};
 
 /// The directories that [`create`] makes the container's own, absolute: to be recorded before anything is made.
@@ -29,7 +32,9 @@ pub fn directories(plan: &Cgroup) -> Vec<PathBuf> {
 /// refused, with the JSON path of the limit.
 pub fn create(plan: &Cgroup) -> anyhow::Result<Handle> {
     let mut made = Made::default();
-    let result = build(plan, &mut made);
+    let result = match plan.driver {
+        Driver::Cgroupfs => build(plan, &mut made),
+    };
     if result.is_err() {
         made.remove();
     }
@@ -61,7 +66,32 @@ fn build(plan: &Cgroup, made: &mut Made) -> anyhow::Result<Handle> {
     if !plan.devices.is_empty() {
         restrict_devices(&plan.devices, &handle)?;
     }
+    if let Some(uid) = plan.owner {
+        for directory in handle.directories.iter().filter(|d| d.version == Version::V2) {
+            delegate(directory, uid)
+                .with_context(|| format!("linux.cgroupsPath: give {} to uid {uid}", directory.path.display()))?;
+        }
+    }
     Ok(handle)
+}
+
+/// Gives a v2 cgroup to a user: the directory and the files that the kernel names for this (cgroup-v2.rst, "Model of
+/// Delegation"), not the limits.
+fn delegate(directory: &Directory, uid: u32) -> sys::Result<()> {
+    // Before Linux 4.15 the kernel did not say.
+    const FILES: &str = "cgroup.procs\ncgroup.subtree_control\ncgroup.threads\n";
+    let listed = std::fs::read_to_string("/sys/kernel/cgroup/delegate");
+    let dir = directory.fd.as_fd();
+    for file in std::iter::once("").chain(listed.as_deref().unwrap_or(FILES).split_whitespace()) {
+        let name = name(Path::new(file))?;
+        let flags = if file.is_empty() { AtFlags::AT_EMPTY_PATH } else { AtFlags::AT_SYMLINK_NOFOLLOW };
+        match fchownat(dir, name.as_c_str(), Some(Uid::from_raw(uid)), None, flags) {
+            // A list for every controller, in use here or not.
+            Err(Errno::ENOENT) => {}
+            given => call!("fchownat({:?}, {uid})", directory.path.join(file) => given)?,
+        }
+    }
+    Ok(())
 }
 
 /// What has been made so far, in order, to be unmade.
@@ -198,12 +228,15 @@ fn seed_cpuset(place: &Place) -> sys::Result<()> {
 /// The file of the last write: which directory's, its name, and it.
 type LastFile = Option<(usize, String, OwnedFd)>;
 
+/// Whether the place has the files of a write.
+pub(super) fn holds(place: &Place, write: &Write) -> bool {
+    place.controllers.contains(&write.controller) || write.controller == "cgroup" && place.version == Version::V2
+}
+
 /// Applies one limit. Consecutive writes to a file, as of device rules, open it once.
 fn apply(write: &Write, plan: &Cgroup, handle: &Handle, last: &mut LastFile) -> anyhow::Result<()> {
-    let holds = |place: &Place| {
-        place.controllers.contains(&write.controller) || write.controller == "cgroup" && place.version == Version::V2
-    };
-    let index = plan.places.iter().position(holds).with_context(|| format!("{}: no such controller", write.field))?;
+    let index = plan.places.iter().position(|place| holds(place, write));
+    let index = index.with_context(|| format!("{}: no such controller", write.field))?;
     let directory = handle.directories.get(index).with_context(|| format!("{}: no such cgroup", write.field))?;
     let mut set = |file: &str, value: &str| -> sys::Result<()> {
         if last.as_ref().is_none_or(|(i, name, _)| *i != index || name != file) {
@@ -217,31 +250,47 @@ fn apply(write: &Write, plan: &Cgroup, handle: &Handle, last: &mut LastFile) -> 
         (Err(e), Missing::Instead { file, value }) if missing(&e) => set(file, value),
         (result, _) => result,
     };
-    result
-        .hint_if(Errno::ENOENT, {
-            let parent = directory.path.parent().unwrap_or(&directory.path);
-            format!(
-                "the kernel lacks this file, or the controller \"{}\" is not passed on by {}/cgroup.subtree_control",
-                write.controller,
-                parent.display()
-            )
-        })
-        .with_context(|| format!("{}: cgroup {}", write.field, directory.path.display()))
+    if result.is_ok() { Ok(()) } else { refused(result, write, directory) }
+}
+
+/// Says of a write that failed what it was for, and why there may be no such file.
+pub(super) fn refused(result: sys::Result<()>, write: &Write, directory: &Directory) -> anyhow::Result<()> {
+    let parent = directory.path.parent().unwrap_or(&directory.path).display();
+    let kind = match directory.version {
+        Version::V2 => fs::read(directory.fd.as_fd(), "cgroup.type").unwrap_or_default(),
+        Version::V1 => String::new(),
+    };
+    let hint = match kind.trim() {
+        "" | "domain" => format!(
+            "the kernel lacks this file, or the controller \"{}\" is not passed on by {parent}/cgroup.subtree_control",
+            write.controller
+        ),
+        kind => {
+            format!("the cgroup is \"{kind}\", which only cpu, cpuset, pids and perf_event control: see cgroups(7)")
+        }
+    };
+    result.hint_if(Errno::ENOENT, hint).with_context(|| format!("{}: cgroup {}", write.field, directory.path.display()))
 }
 
 /// Loads and attaches the device program. The kernel keeps it as long as the cgroup.
 fn restrict_devices(rules: &[device_filter::Rule], handle: &Handle) -> anyhow::Result<()> {
-    const FIELD: &str = "linux.resources.devices";
-    let program = device_filter::program(rules).with_context(|| format!("{FIELD}: too many rules"))?;
-    let program = sys::bpf::load_device_program(&program)
+    let program = load(rules)?;
+    for directory in handle.directories.iter().filter(|d| d.version == Version::V2) {
+        sys::bpf::attach_device_program(program.as_fd(), directory.fd.as_fd(), None)
+            .with_context(|| format!("{DEVICES}: cgroup {}", directory.path.display()))?;
+    }
+    Ok(())
+}
+
+const DEVICES: &str = "linux.resources.devices";
+
+/// Loads the program that enforces device rules.
+pub(super) fn load(rules: &[device_filter::Rule]) -> anyhow::Result<OwnedFd> {
+    let program = device_filter::program(rules).with_context(|| format!("{DEVICES}: too many rules"))?;
+    sys::bpf::load_device_program(&program)
         .hint_if(
             Errno::EPERM,
             "needs CAP_SYS_ADMIN, or CAP_BPF and CAP_NET_ADMIN; before Linux 5.11 also RLIMIT_MEMLOCK",
         )
-        .context(FIELD)?;
-    for directory in handle.directories.iter().filter(|d| d.version == Version::V2) {
-        sys::bpf::attach_device_program(program.as_fd(), directory.fd.as_fd())
-            .with_context(|| format!("{FIELD}: cgroup {}", directory.path.display()))?;
-    }
-    Ok(())
+        .context(DEVICES)
 }

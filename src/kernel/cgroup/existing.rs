@@ -90,6 +90,16 @@ impl Existing {
         }
     }
 
+    /// No directory at all.
+    pub(super) fn none() -> Existing {
+        Existing { found: Vec::new() }
+    }
+
+    /// Every directory found.
+    pub(super) fn directories(&self) -> impl Iterator<Item = (BorrowedFd<'_>, Version)> {
+        self.found.iter().map(|found| (found.fd.as_fd(), found.version))
+    }
+
     /// Whether no directory was found.
     pub fn is_empty(&self) -> bool {
         self.found.is_empty()

@@ -53,7 +53,7 @@ pub(super) fn read(dir: BorrowedFd<'_>, file: &str) -> Result<String> {
     call!("read({file:?})" => read_record(&fd))
 }
 
-/// Reads a file that the kernel makes in one piece, as all here but `cgroup.procs`: a read that does not fill the
+/// Reads a file that the kernel makes in one piece, as all here but lists of processes: a read that does not fill the
 /// buffer was the last, which spares the calls of `read_to_string`.
 pub(super) fn read_record(fd: &OwnedFd) -> std::result::Result<String, Errno> {
     let mut text = Vec::new();
@@ -67,11 +67,11 @@ pub(super) fn read_record(fd: &OwnedFd) -> std::result::Result<String, Errno> {
     }
 }
 
-/// Reads `cgroup.procs`, which comes in pieces.
-fn read_procs(dir: BorrowedFd<'_>) -> Result<String> {
+/// Reads a list of processes or threads, which comes in pieces.
+fn read_list(dir: BorrowedFd<'_>, file: &str) -> Result<String> {
     let mut text = String::new();
-    let mut file = File::from(open_file(dir, "cgroup.procs", libc::O_RDONLY)?);
-    call!("read(\"cgroup.procs\")" => file.read_to_string(&mut text).map_err(sys::errno))?;
+    let mut opened = File::from(open_file(dir, file, libc::O_RDONLY)?);
+    call!("read({file:?})" => opened.read_to_string(&mut text).map_err(sys::errno))?;
     Ok(text)
 }
 
@@ -165,9 +165,17 @@ fn children(dir: BorrowedFd<'_>) -> Result<Vec<CString>> {
 /// The process ids in a cgroup and those below it, each once.
 pub(super) fn pids(top: BorrowedFd<'_>) -> Result<Vec<i32>> {
     let mut found = Vec::new();
+    // A threaded cgroup's processes are listed by the domain above it (cgroups(7)). If that is not the container's, only
+    // the threads tell; kill(2) takes any thread for its process.
+    let (mut file, mut first) = ("cgroup.procs", true);
     let mut visit = |dir: BorrowedFd<'_>| {
-        match read_procs(dir) {
-            // A threaded cgroup's processes are listed by the domain above it (cgroups(7)).
+        let mut text = read_list(dir, file);
+        if first && matches!(&text, Err(e) if e.errno == Errno::EOPNOTSUPP) {
+            file = "cgroup.threads";
+            text = read_list(dir, file);
+        }
+        first = false;
+        match text {
             Err(e) if is_gone(e.errno) || e.errno == Errno::EOPNOTSUPP => {}
             // 0 stands for a process outside the caller's pid namespace, which no signal can reach.
             text => found.extend(text?.lines().filter_map(|line| line.parse().ok()).filter(|&pid: &i32| pid > 0)),

@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use super::fs;
 use crate::error::ResultExt;
 use crate::plan::cgroup::Version;
+use crate::sys;
 
 /// The open directories of one container's cgroup; none if the host has no cgroups or the caller may not make any.
 #[derive(Debug, Default)]
@@ -30,6 +31,19 @@ impl Handle {
     /// [`Handle::join_self`]. `None` on v1 alone.
     pub fn clone_into(&self) -> Option<BorrowedFd<'_>> {
         self.directories.iter().find(|d| d.version == Version::V2).map(|d| d.fd.as_fd())
+    }
+
+    /// Makes the v2 cgroup one of threads, which is what it can be below a cgroup that is threaded (cgroups(7),
+    /// "Threaded mode"): until then it takes no process (EOPNOTSUPP). Whether it was not one before.
+    ///
+    /// # Errors
+    /// EOPNOTSUPP if the cgroups above do not allow it.
+    pub fn make_threaded(&self) -> sys::Result<bool> {
+        let Some(dir) = self.clone_into() else { return Ok(false) };
+        if fs::read(dir, "cgroup.type")?.trim() != "domain invalid" {
+            return Ok(false);
+        }
+        fs::write(dir, "cgroup.type", "threaded").map(|()| true)
     }
 
     /// Whether there is no cgroup: the host has none, or the caller may not make any.

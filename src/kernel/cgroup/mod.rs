@@ -9,8 +9,12 @@ mod freezer;
 mod fs;
 mod handle;
 mod layout;
+mod oom;
+mod stats;
+pub mod update;
 
 pub use create::{create, directories};
 pub use existing::Existing;
 pub use handle::Handle;
 pub use layout::{MOUNT_POINT, detect, unified_of};
+pub use oom::OomWatch;

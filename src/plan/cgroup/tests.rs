@@ -132,14 +132,15 @@ fn every_limit_of_v1() {
         (
             r#"{"cpu":{"shares":1024,"quota":-1,"period":200000,"cpus":"0","mems":"0","realtimeRuntime":0,"idle":0}}"#,
             &[
+                "cpu.idle=0",
                 "cpu.shares=1024",
                 "cpu.cfs_period_us=200000",
                 "cpu.cfs_quota_us=-1",
                 "cpuset.cpus=0",
                 "cpuset.mems=0",
-                "cpu.idle=0",
             ],
         ),
+        (r#"{"cpu":{"idle":1,"shares":512}}"#, &["cpu.idle=1"]),
         (r#"{"cpu":{"realtimeRuntime":100,"realtimePeriod":200}}"#, &["cpu.rt_period_us=200", "cpu.rt_runtime_us=100"]),
         (
             r#"{"blockIO":{"weight":500,"leafWeight":20,"throttleReadIOPSDevice":[{"major":8,"minor":0,"rate":5}]}}"#,

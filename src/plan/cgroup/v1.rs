@@ -57,16 +57,18 @@ fn plan_cpu(cpu: &LinuxCpu, writes: &mut Writes) {
     let unsigned = |number: Option<u64>| number.filter(|&n| n != 0).map(|n| n.to_string());
     let signed = |number: Option<i64>| number.filter(|&n| n != 0).map(|n| n.to_string());
     let list = |list: &Option<String>| list.clone().filter(|l| !l.is_empty());
+    // The kernel refuses shares for an idle cgroup.
+    let idle = cpu.idle().is_some_and(|idle| idle != 0);
     for (field, controller, file, value) in [
         ("cpu.realtimePeriod", "cpu", "cpu.rt_period_us", unsigned(cpu.realtime_period())),
         ("cpu.realtimeRuntime", "cpu", "cpu.rt_runtime_us", signed(cpu.realtime_runtime())),
-        ("cpu.shares", "cpu", "cpu.shares", unsigned(cpu.shares())),
+        ("cpu.idle", "cpu", "cpu.idle", cpu.idle().map(|idle| idle.to_string())),
+        ("cpu.shares", "cpu", "cpu.shares", unsigned(cpu.shares()).filter(|_| !idle)),
         ("cpu.period", "cpu", "cpu.cfs_period_us", unsigned(cpu.period())),
         ("cpu.quota", "cpu", "cpu.cfs_quota_us", signed(cpu.quota())),
         ("cpu.burst", "cpu", "cpu.cfs_burst_us", unsigned(cpu.burst())),
         ("cpu.cpus", "cpuset", "cpuset.cpus", list(cpu.cpus())),
         ("cpu.mems", "cpuset", "cpuset.mems", list(cpu.mems())),
-        ("cpu.idle", "cpu", "cpu.idle", cpu.idle().map(|idle| idle.to_string())),
     ] {
         if let Some(value) = value {
             writes.add(field, controller, file, value);
