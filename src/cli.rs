@@ -9,7 +9,7 @@ use anyhow::Result;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::command;
-use crate::error::{ResultExt, report};
+use crate::error::report;
 use crate::log;
 
 /// A low-level OCI container runtime: it turns a bundle (config.json and a root filesystem) into a confined process.
@@ -37,7 +37,7 @@ pub struct Global {
     /// Log every system call that changes something
     #[arg(long)]
     pub debug: bool,
-    /// Use the systemd cgroup driver (not carried out yet: refused)
+    /// Let systemd make the container's cgroup: linux.cgroupsPath is slice:prefix:name
     #[arg(long)]
     pub systemd_cgroup: bool,
     /// Hold containers to the policy in FILE too, beside the system's in /etc/orlop
@@ -139,6 +139,9 @@ pub struct Create {
     /// The global flag.
     #[arg(skip)]
     pub policy: Option<PathBuf>,
+    /// Likewise.
+    #[arg(skip)]
+    pub systemd_cgroup: bool,
     #[command(flatten)]
     pub id: Id,
 }
@@ -730,11 +733,8 @@ fn run(arguments: &[OsString]) -> Result<u8> {
             _ => Err(e),
         };
     }
-    if global.systemd_cgroup {
-        let refused: Result<u8> =
-            Err(anyhow::anyhow!("--systemd-cgroup: the systemd cgroup driver is not carried out yet"));
-        return refused.hint("without the flag orlop manages cgroups itself (the cgroupfs driver)");
-    }
+    // Of other commands the flag says nothing that the container's state does not.
+    let systemd_cgroup = global.systemd_cgroup;
     let tolerate_cgroups = match global.rootless {
         Rootless::True => Some(true),
         Rootless::False => Some(false),
@@ -744,7 +744,7 @@ fn run(arguments: &[OsString]) -> Result<u8> {
     let policy = global.policy.as_deref();
     match command {
         Command::Create(args) => {
-            command::create::create(&root, &Create { policy: global.policy, ..args }, tolerate_cgroups)
+            command::create::create(&root, &Create { policy: global.policy, systemd_cgroup, ..args }, tolerate_cgroups)
         }
         Command::Start(args) => command::start::start(&root, &args.id),
         Command::State(args) => command::state::state(&root, &args.id),
@@ -752,6 +752,7 @@ fn run(arguments: &[OsString]) -> Result<u8> {
         Command::Delete(args) => command::delete::delete(&root, &args),
         Command::Run(mut args) => {
             args.create.policy = global.policy;
+            args.create.systemd_cgroup = systemd_cgroup;
             command::run::run(&root, &args, tolerate_cgroups)
         }
         Command::Exec(args) => command::exec::exec(&root, &args),
@@ -763,10 +764,10 @@ fn run(arguments: &[OsString]) -> Result<u8> {
         Command::Ps(args) => command::ps::ps(&root, &args),
         Command::Spec(args) => command::spec::spec(&args),
         Command::Features => command::features::features(),
-        Command::Plan(args) => command::plan::plan(&args, policy),
-        Command::Check(args) => command::check::check(&args),
+        Command::Plan(args) => command::plan::plan(&args, policy, systemd_cgroup),
+        Command::Check(args) => command::check::check(&args, systemd_cgroup),
         Command::Audit(args) => command::audit::audit(&root, &args),
-        Command::Seccomp(args) => command::seccomp::seccomp(&root, &args, policy, tolerate_cgroups),
+        Command::Seccomp(args) => command::seccomp::seccomp(&root, &args, policy, tolerate_cgroups, systemd_cgroup),
         Command::Policy(args) => command::policy::policy(&args, policy),
     }
 }

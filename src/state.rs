@@ -2,7 +2,7 @@
 //! The state directory: `ROOT/ID/` holds what later commands need to know of a container.
 //!
 //! The protocol survives SIGKILL at any point. Making the directory is exclusive: that reserves the id. `intent.json`
-//! names the cgroups before they exist. `state.json` is renamed into place once init is ready; it is written by the
+//! names the cgroups, and the unit of systemd if there is to be one, before they exist. `state.json` is renamed into place once init is ready; it is written by the
 //! parent only. `config.json` is the config as it was at create: what happens to the bundle later has no effect. Whoever
 //! changes the directory holds a lock (flock(2)) on it, which the kernel releases when its holder dies. The root is a
 //! tmpfs and a reboot ends every container, so nothing is synced to disk.
@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::ResultExt;
 use crate::kernel::procfs::{Identity, Proc};
 use crate::plan::hooks::Hook;
+use crate::plan::systemd::Remembered;
 use crate::seccomp::Listener;
 use crate::sys::{self, call};
 
@@ -44,6 +45,9 @@ pub struct Intent {
     pub bundle: PathBuf,
     /// Absolute paths of the cgroups that are going to be made.
     pub cgroups: Vec<PathBuf>,
+    /// The unit that is going to be started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub systemd: Option<Remembered>,
     /// The process that runs `create`.
     pub creator: Identity,
 }
@@ -63,6 +67,9 @@ pub struct State {
     pub owner: u32,
     pub init: Identity,
     pub cgroups: Vec<PathBuf>,
+    /// The unit that they are of, if systemd has made them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub systemd: Option<Remembered>,
     /// Who supervises the calls that the seccomp filter notifies of.
     pub listener: Option<Listener>,
     /// Whether processes get the container's session keyring (not so with `--no-new-keyring`).

@@ -88,6 +88,7 @@ fn by_config(dir: &StateDir) -> Result<()> {
         id: dir.id.clone(),
         bundle: dir.path.clone(),
         cgroups: cgroup::directories(&guess),
+        systemd: None,
         creator: Proc::open()?.identify(nix::unistd::Pid::this())?,
     };
     if intent.cgroups.is_empty() && host.cgroups != crate::host::CgroupLayout::None {

@@ -65,6 +65,7 @@ fn plan(dir: &StateDir, state: &State, host: &Host, args: &Exec) -> Result<Plan>
         bundle: state.bundle.clone(),
         no_new_keyring: !state.new_keyring,
         preserve_fds: args.preserve_fds,
+        systemd: state.systemd.as_ref().map(|unit| unit.manager.clone()),
         ..Request::default()
     };
     let container = config.spec.process.take().context("the container's config has no process")?;

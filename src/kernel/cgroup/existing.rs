@@ -74,7 +74,7 @@ impl Existing {
         if sub.is_some() && directories.is_empty() {
             bail!("the container has no cgroup {:?} below its own", sub.unwrap_or(Path::new("")));
         }
-        Ok(handle::Handle { directories })
+        Ok(handle::Handle { directories, ..handle::Handle::default() })
     }
 
     /// The first directory found: for whoever opened one alone.
