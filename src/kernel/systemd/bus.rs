@@ -369,7 +369,7 @@ fn align(bytes: &mut Vec<u8>, to: usize) {
 
 fn alignment(signature: &str) -> usize {
     match signature.chars().next() {
-        Some('y' | 'g') => 1,
+        Some('y' | 'g' | 'v') => 1,
         Some('n' | 'q') => 2,
         Some('x' | 't' | 'd' | '(') => 8,
         _ => 4,
