@@ -352,8 +352,8 @@ fn marshal(call: &Call<'_>, serial: u32) -> Option<Vec<u8>> {
             put_variant(&mut fields, &Variant::Text(kind, text.into()))?;
         }
     }
-    // Little-endian; do not start the service if it is not there.
-    let mut message = vec![b'l', CALL, 2, 1];
+    // Little-endian. The flags let the bus wait for the service: a user's bus can be there before his systemd is on it.
+    let mut message = vec![b'l', CALL, 0, 1];
     for number in [u32::try_from(body.len()).ok()?, serial, u32::try_from(fields.len()).ok()?] {
         message.extend(number.to_le_bytes());
     }
