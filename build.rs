@@ -6,6 +6,7 @@
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=release.ld");
+    println!("cargo::rustc-link-arg-bin=orlop=-Wl,-e,orlop_entry");
     if std::env::var("PROFILE").as_deref() == Ok("release") {
         let script = format!("{}/release.ld", std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default());
         for argument in ["--icf=all", "--no-eh-frame-hdr", &format!("--script={script}")] {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How long orlop, crun and runc take to create, start, run and delete a container, and how much CPU they use for it.
+//! How long orlop, crun and runc take to create, start, run and delete a container, and how much CPU they use for it; what
+//! bind mounts cost, and that orlop seals its own binary.
 //!
 //! ```text
 //! cargo bench --features integration --bench runtimes [-- ROUNDS]
@@ -28,6 +29,8 @@ use serde_json::{Value, json};
 
 const BUNDLES: [(&str, &str); 2] =
     [("default", include_str!("bundles/default.json")), ("docker", include_str!("bundles/docker.json"))];
+/// Further bundles: `default` with so many bind mounts.
+const BINDS: [usize; 3] = [10, 100, 500];
 const COMMANDS: [&str; 4] = ["create", "start", "run", "delete"];
 
 /// One measurement.
@@ -64,9 +67,46 @@ fn main() {
         config["root"]["path"] = json!(rootfs.to_str().unwrap());
         let bundle = dir.join(name);
         fs::create_dir(&bundle).unwrap();
-        measure(name, &bundle, config, rounds);
+        measure(name, &bundle, config, contenders(), rounds);
     }
+    let base = || -> Value {
+        let mut config: Value = serde_json::from_str(BUNDLES[0].1).unwrap();
+        config["ociVersion"] = json!("1.0.2");
+        config["root"]["path"] = json!(rootfs.to_str().unwrap());
+        config
+    };
+    for count in BINDS {
+        let mut config = base();
+        for i in 0..count {
+            // The runtimes are not to make the directories.
+            let target = format!("/binds/{i}");
+            fs::create_dir_all(rootfs.join(&target[1..])).unwrap();
+            let mount =
+                json!({"destination": target, "type": "bind", "source": "/usr", "options": ["bind", "ro", "nosuid"]});
+            config["mounts"].as_array_mut().unwrap().push(mount);
+        }
+        let bundle = dir.join(format!("binds-{count}"));
+        fs::create_dir(&bundle).unwrap();
+        measure(&format!("{count} bind mounts"), &bundle, config, contenders(), rounds.min(15));
+    }
+    sealing(&dir, base(), rounds);
     fs::remove_dir_all(&dir).unwrap();
+}
+
+/// What it costs that orlop executes itself from a read-only clone of its mount: a binary that is on a read-only mount does
+/// not do so.
+fn sealing(dir: &Path, config: Value, rounds: u32) {
+    let (bundle, target) = (dir.join("sealing"), dir.join("read-only"));
+    fs::create_dir(&bundle).unwrap();
+    fs::create_dir(&target).unwrap();
+    let Some(orlop) = contenders().into_iter().find(|c| c.name == "orlop") else { return };
+    fs::copy(&orlop.program, target.join("orlop")).unwrap();
+    let mounted = Command::new("mount").args(["--bind", "-o", "ro"]).arg(&target).arg(&target).status().unwrap();
+    assert!(mounted.success(), "mount {target:?}");
+    let unsealed =
+        Contender { name: "on a read-only mount", program: target.join("orlop"), samples: Default::default() };
+    measure("sealing", &bundle, config, vec![orlop, unsealed], rounds);
+    assert!(Command::new("umount").arg(&target).status().unwrap().success());
 }
 
 /// The runtimes that are there.
@@ -87,10 +127,9 @@ fn contenders() -> Vec<Contender> {
 }
 
 /// Measures one bundle and prints a table.
-fn measure(name: &str, bundle: &Path, mut config: Value, rounds: u32) {
+fn measure(name: &str, bundle: &Path, mut config: Value, mut all: Vec<Contender>, rounds: u32) {
     let write = |config: &Value| fs::write(bundle.join("config.json"), config.to_string()).unwrap();
     write(&config);
-    let mut all = contenders();
     let mut fits: Vec<bool> = all.iter().map(|c| fit(c, bundle).is_ok()).collect();
     if fits.iter().any(|fit| !fit) && config["linux"]["resources"].get("devices").is_some() {
         // crun 1.8 raises RLIMIT_MEMLOCK for the device program, which needs CAP_SYS_RESOURCE: without it none gets
@@ -220,25 +259,38 @@ fn enter_layer() -> io::Result<()> {
 }
 
 /// The middle value, in milliseconds.
-fn median(samples: &[Sample], of: impl Fn(&Sample) -> Duration) -> f64 {
+fn median(samples: &[Sample], of: fn(&Sample) -> Duration) -> f64 {
     let mut all: Vec<Duration> = samples.iter().map(of).collect();
     all.sort();
     all.get(all.len() / 2).map_or(f64::NAN, |d| d.as_secs_f64() * 1000.0)
 }
 
-/// One line a command: medians of each, and how many times orlop's the others take.
+/// The smallest value, in milliseconds: what is left when nothing else runs on the machine.
+fn minimum(samples: &[Sample], of: fn(&Sample) -> Duration) -> f64 {
+    samples.iter().map(of).min().map_or(f64::NAN, |d| d.as_secs_f64() * 1000.0)
+}
+
+/// What becomes of a measure of all samples.
+type Statistic = fn(&[Sample], fn(&Sample) -> Duration) -> f64;
+
+/// One line a command: medians and minima of each, and how many times orlop's the others take.
 fn print(name: &str, all: &[Contender], rounds: u32) {
-    println!("\nbundle {name}, medians of {rounds}, milliseconds (and times orlop's)");
-    for (title, of) in [("wall", (|s| s.wall) as fn(&Sample) -> Duration), ("cpu", |s| s.cpu)] {
-        println!("  {title:<8}{}", all.iter().map(|c| format!("{:>20}", c.name)).collect::<String>());
-        for (index, command) in COMMANDS.iter().enumerate() {
-            let own = all.iter().find(|c| c.name == "orlop").map(|c| median(&c.samples[index], of));
-            let cells = all.iter().map(|c| {
-                let value = median(&c.samples[index], of);
-                let ratio = own.map_or(String::new(), |own| format!("({:.2}x)", value / own));
-                format!("{value:>11.2} {ratio:>8}")
-            });
-            println!("  {command:<8}{}", cells.collect::<String>());
+    println!("\nbundle {name}, {rounds} rounds, milliseconds (and times orlop's)");
+    let (wall, cpu) = ((|s| s.wall) as fn(&Sample) -> Duration, (|s| s.cpu) as fn(&Sample) -> Duration);
+    let statistics: [(&str, Statistic); 2] = [("median", median), ("minimum", minimum)];
+    for (kind, of) in [("wall", wall), ("cpu", cpu)] {
+        for (statistic, value_of) in statistics {
+            let names: String = all.iter().map(|c| format!("{:>24}", c.name)).collect();
+            println!("  {:<13}{names}", format!("{kind} {statistic}"));
+            for (index, command) in COMMANDS.iter().enumerate() {
+                let own = all.iter().find(|c| c.name == "orlop").map(|c| value_of(&c.samples[index], of));
+                let cells = all.iter().map(|c| {
+                    let value = value_of(&c.samples[index], of);
+                    let ratio = own.map_or(String::new(), |own| format!("({:.2}x)", value / own));
+                    format!("{value:>15.2} {ratio:>8}")
+                });
+                println!("  {command:<13}{}", cells.collect::<String>());
+            }
         }
     }
 }

@@ -120,6 +120,35 @@ fn hooks() {
     assert!(out.stdout.contains("GREETING=hello, on hooks"), "{out}");
 }
 
+/// The script of a CI user: two containers at once, steps, their output, and one that is killed when its time is over.
+#[test]
+fn ci() {
+    crate::peer_differs!("crun", "1.8 cannot run its own spec here");
+    let Ok(rootfs) = busybox() else {
+        crate::skip!("no busybox: {:?}", busybox());
+    };
+    let bundle = Bundle::new();
+    let out = runtime::Call::new(&examples().join("ci/ci"), &bundle.dir, bundle.layer)
+        .env("ORLOP", runtime::program().to_str().unwrap())
+        .env("ROOTFS", rootfs.to_str().unwrap())
+        .env("JOB", &bundle.id)
+        .env("ORLOP_IT", &bundle.id)
+        .output();
+    assert_eq!(out.code(), 1, "{out}");
+    let expected = [
+        "[test] building",
+        "[test] tested",
+        "[slow] begun",
+        "test: passed",
+        "slow: killed after 2 seconds",
+        "1 of 2 jobs did not pass",
+    ];
+    prints(&out, &expected);
+    let readme = fs::read_to_string(examples().join("ci/README.md")).unwrap();
+    assert!(expected.iter().all(|line| readme.contains(line)), "the README promises something else");
+    bundle.check_clean();
+}
+
 #[test]
 fn every_example_has_a_readme_and_is_in_this_file() {
     let own = include_str!("examples.rs");

@@ -11,13 +11,14 @@
 //! in turn, or with all of them.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::harness::{Bundle, Call, Layer, Running, runtime};
+use crate::harness::{Bundle, Call, Layer, Running, host, runtime};
 use crate::{orlop_only, skip_expected};
 
 /// How long a command may take that has been disturbed.
@@ -197,16 +198,17 @@ enum Subject {
     Create,
     Run,
     Start,
+    Exec,
     Delete,
 }
 
 impl Subject {
     /// Brings the container to where the command begins.
     fn set_up(self, bundle: &Bundle) {
-        if matches!(self, Self::Start | Self::Delete) {
+        if matches!(self, Self::Start | Self::Exec | Self::Delete) {
             bundle.create();
         }
-        if self == Self::Delete {
+        if matches!(self, Self::Exec | Self::Delete) {
             bundle.start();
         }
     }
@@ -216,9 +218,17 @@ impl Subject {
             Self::Create => bundle.call_new("create", &[]),
             Self::Run => bundle.call_new("run", &["--detach"]),
             Self::Start => bundle.call(["start", &bundle.id]),
+            Self::Exec => {
+                let pid_file = exec_pid_file(bundle);
+                bundle.call(["exec", "-d", "--pid-file", pid_file.to_str().unwrap(), &bundle.id, "/probe", "wait"])
+            }
             Self::Delete => bundle.call(["delete", "--force", &bundle.id]),
         }
     }
+}
+
+fn exec_pid_file(bundle: &Bundle) -> PathBuf {
+    bundle.dir.join("exec.pid")
 }
 
 /// A container with nothing special: init is cloned once.
@@ -306,7 +316,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The processes of the container.
 fn marked(bundle: &Bundle) -> Vec<i32> {
-    let marked = crate::harness::host::processes_marked(&format!("ORLOP_IT={}", bundle.id));
+    let marked = host::processes_marked(&format!("ORLOP_IT={}", bundle.id));
     marked.iter().map(|line| line.split(['/', ' ']).nth(2).unwrap().parse().unwrap()).collect()
 }
 
@@ -322,7 +332,11 @@ fn resume(bundle: &Bundle) {
 fn disturb(subject: Subject, bundle: &Bundle, at: Point, fault: Fault, thorough: bool) -> Vec<String> {
     let mut wrong = Vec::new();
     subject.set_up(bundle);
-    drop(std::fs::remove_file(bundle.pid_file()));
+    for file in [bundle.pid_file(), exec_pid_file(bundle)] {
+        if subject != Subject::Exec || file != bundle.pid_file() {
+            drop(std::fs::remove_file(file));
+        }
+    }
     let run = traced(subject.call(bundle), Some((at, fault)));
     resume(bundle);
     if run.hung {
@@ -341,7 +355,7 @@ fn disturb(subject: Subject, bundle: &Bundle, at: Point, fault: Fault, thorough:
             resume(bundle);
             thread::sleep(Duration::from_millis(2));
         }
-        wrong.extend(marked(bundle).into_iter().map(|pid| format!("outlives the runtime: {pid}")));
+        wrong.extend(marked(bundle).into_iter().map(|pid| format!("outlives the runtime: {}", doing(pid))));
     }
     if makes && !killed && !run.succeeded() {
         wrong.extend(left(bundle, PATIENCE).into_iter().map(|l| format!("left by itself: {l}")));
@@ -359,13 +373,16 @@ fn disturb(subject: Subject, bundle: &Bundle, at: Point, fault: Fault, thorough:
         // A failure that was passed over must not have cost the container anything.
         let want = match subject {
             Subject::Create => "\"created\"",
-            Subject::Run | Subject::Start => "\"running\"",
+            Subject::Run | Subject::Start | Subject::Exec => "\"running\"",
             Subject::Delete => "",
         };
         let out = bundle.command("state");
         if !out.stdout.contains(want) {
             wrong.push(format!("succeeds, but is not {want}: {out}"));
         }
+    }
+    if subject == Subject::Exec {
+        wrong.extend(after_exec(bundle, killed, run.succeeded()));
     }
     let deleted = bundle.delete_force();
     if !deleted.status.success() {
@@ -385,6 +402,52 @@ fn disturb(subject: Subject, bundle: &Bundle, at: Point, fault: Fault, thorough:
         wrong.extend(left(bundle, Duration::from_secs(3)));
     }
     wrong
+}
+
+/// What is wrong after an `exec`: the container runs on, a process that was not finished is gone, and the next one works.
+fn after_exec(bundle: &Bundle, killed: bool, succeeded: bool) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let init = bundle.pid();
+    let recorded = std::fs::read_to_string(exec_pid_file(bundle)).ok().and_then(|text| text.trim().parse::<i32>().ok());
+    // Of the container's processes have their own environment those whose program runs.
+    let unfinished = || -> Vec<i32> {
+        let all = host::cgroups_named(&bundle.id).into_iter().flat_map(|cgroup| {
+            let pids = std::fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+            pids.lines().filter_map(|line| line.parse().ok()).collect::<Vec<i32>>()
+        });
+        let waits =
+            |pid: i32| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line == b"/probe\0wait\0");
+        let mut pids: Vec<i32> =
+            all.chain(marked(bundle)).filter(|pid| *pid != init && !(killed && waits(*pid))).collect();
+        pids.retain(|pid| !succeeded || recorded != Some(*pid));
+        pids
+    };
+    let end = Instant::now() + PATIENCE;
+    while !unfinished().is_empty() && Instant::now() < end {
+        resume(bundle);
+        thread::sleep(Duration::from_millis(2));
+    }
+    wrong.extend(unfinished().iter().map(|pid| format!("outlives exec: {}", doing(*pid))));
+    if succeeded && recorded.is_none() {
+        wrong.push("succeeds without a pid file".into());
+    }
+    if !succeeded && !killed && recorded.is_some() {
+        wrong.push("leaves the pid file".into());
+    }
+    for out in [bundle.command("state"), bundle.call(["exec", &bundle.id, "/probe", "exit", "0"]).output()] {
+        if !out.status.success() || out.call.contains(" state ") && !out.stdout.contains("\"running\"") {
+            wrong.push(format!("the container suffers: {out}"));
+        }
+    }
+    wrong
+}
+
+/// A process, what state it is in, and where in the kernel it waits.
+fn doing(pid: i32) -> String {
+    let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    let status = read("status");
+    let state = status.lines().find(|line| line.starts_with("State:")).unwrap_or("it has just ended");
+    format!("{pid}: {}: {state}\n{}", read("comm").trim(), read("stack"))
 }
 
 /// Disturbs the command at each of `count` points, spread evenly, or at all. Fails with the list of what went wrong.
@@ -426,10 +489,10 @@ fn campaign(subject: Subject, bundle: &Bundle, modes: &[&[i32]], count: Option<u
             }
         }
     }
-    let summary = format!("{subject:?} {:?}: {kills} kills, {errors} errors, {bad} bad", bundle.layer);
-    if count.is_none() {
-        drop(std::io::Write::write_all(&mut std::io::stderr(), format!("{summary}\n").as_bytes()));
-    }
+    let (of, layer) = (all.len(), bundle.layer);
+    let summary = format!("faults: {subject:?} {layer:?}: {of} points, {kills} kills, {errors} errors, {bad} bad");
+    // Not eprint!, which libtest would capture.
+    drop(std::io::Write::write_all(&mut std::io::stderr(), format!("{summary}\n").as_bytes()));
     assert!(bad == 0, "{summary}\n{report}");
 }
 
@@ -440,7 +503,7 @@ fn tidy(bundle: &Bundle) {
         unsafe { libc::kill(pid, libc::SIGKILL) };
         runtime::wait_for_end(pid, 5_000);
     }
-    for cgroup in crate::harness::host::cgroups_named(&bundle.id) {
+    for cgroup in host::cgroups_named(&bundle.id) {
         drop(std::fs::remove_dir(cgroup));
     }
     #[allow(clippy::disallowed_methods)]
@@ -486,6 +549,13 @@ fn a_start_or_delete_that_is_disturbed_can_be_cleared() {
     campaign(Subject::Delete, &plain(Layer::Host), &[KILL, ERRNOS], Some(10));
 }
 
+#[test]
+fn an_exec_that_is_disturbed_leaves_the_container_as_it_was() {
+    orlop_only!("promises it");
+    campaign(Subject::Exec, &plain(Layer::Host), &[KILL, ERRNOS], Some(15));
+    campaign(Subject::Exec, &rich(Layer::V2), &[KILL, ERRNOS], Some(10));
+}
+
 macro_rules! full {
     ($($test:ident: $subject:ident $bundle:ident $layer:ident;)*) => {$(
         #[test]
@@ -505,8 +575,15 @@ full! {
     full_create_rich_v2: Create rich V2;
     full_run_plain_host: Run plain Host;
     full_run_rich_v2: Run rich V2;
+    full_run_plain_v2: Run plain V2;
+    full_exec_plain_host: Exec plain Host;
+    full_exec_plain_v2: Exec plain V2;
+    full_exec_rich_host: Exec rich Host;
+    full_exec_rich_v2: Exec rich V2;
+    full_start_plain_host: Start plain Host;
     full_start_rich_host: Start rich Host;
     full_start_rich_v2: Start rich V2;
     full_delete_plain_host: Delete plain Host;
+    full_delete_rich_host: Delete rich Host;
     full_delete_rich_v2: Delete rich V2;
 }

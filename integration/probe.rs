@@ -17,6 +17,8 @@
 mod act;
 #[path = "probe/files.rs"]
 mod files;
+#[path = "probe/hunt.rs"]
+mod hunt;
 #[path = "probe/report.rs"]
 mod report;
 
@@ -32,6 +34,7 @@ fn main() {
         let words: Vec<&str> = command.iter().map(String::as_str).collect();
         let outcome = match words.first() {
             Some(&"report") => report::all(),
+            Some(&"hunt") => hunt::hunt(),
             Some(_) => files::run(&words).unwrap_or_else(|| act::run(&words)),
             None => continue,
         };

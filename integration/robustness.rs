@@ -431,6 +431,33 @@ fn a_signal_ends_a_create_whose_hook_hangs() {
 }
 
 #[test]
+fn a_forced_delete_does_not_wait_for_ever_for_a_create_that_hangs() {
+    orlop_only!("locks its state directory");
+    let bundle = Bundle::new().args(["/probe", "wait"]);
+    let hold = bundle.dir.join("held");
+    let probe = runtime::base().join("probe");
+    let marker = format!("ORLOP_IT={}", bundle.id);
+    let bundle = bundle.push(
+        "/hooks/createRuntime",
+        json!({"path": probe.to_str().unwrap(), "args": ["hold", "hook", hold.to_str().unwrap(), "hang"],
+            "env": [marker]}),
+    );
+    // One that hears the signal, and one that cannot.
+    for stopped in [false, true] {
+        let running = bundle.call_new("create", &[]).start();
+        crate::harness::eventually("the hook runs", || hold.exists());
+        if stopped {
+            // SAFETY: no pointers; the child has not been waited for.
+            unsafe { libc::kill(running.pid(), libc::SIGSTOP) };
+        }
+        bundle.delete_force().ok();
+        assert!(!running.output().status.success());
+        bundle.check_clean();
+        fs::remove_file(&hold).unwrap();
+    }
+}
+
+#[test]
 fn a_container_that_lost_its_records_is_found_by_its_kept_config() {
     orlop_only!("keeps the config");
     let bundle = Bundle::new().args(["/probe", "wait"]);

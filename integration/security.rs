@@ -37,7 +37,13 @@ fn without_dir(bundle: &Bundle, name: &str) {
 
 #[test]
 fn a01_cve_2021_30465_mount_destination_is_a_link() {
-    canary_survives(&hostile("/evil").mount("/evil", "tmpfs", "tmpfs", &[]));
+    let bundle = hostile("/evil").mount("/evil", "tmpfs", "tmpfs", &[]);
+    canary_survives(&bundle);
+    let out = bundle.try_run(["/probe", "report"]);
+    if out.status.success() {
+        // It is where the link leads inside the root, and not on the directory outside, which nobody would see.
+        crate::harness::mount_at(&out.json(), bundle.canary().to_str().unwrap());
+    }
 }
 
 #[test]
@@ -203,17 +209,6 @@ fn a15_masked_and_readonly_paths_through_links() {
         .set("/linux/maskedPaths", json!(["/evil", "/evil/keep"]))
         .set("/linux/readonlyPaths", json!(["/evil"]));
     canary_survives(&bundle);
-}
-
-#[test]
-fn a16_console_is_a_link_to_the_host() {
-    peer_differs!("crun", "1.8 is before the fix");
-    let bundle = Bundle::new().remove("/mounts/2").remove("/mounts/1").set("/process/terminal", true);
-    let canary = bundle.canary();
-    symlink(canary.join("console"), bundle.rootfs().join("dev/console")).unwrap();
-    drop(bundle.try_create(&[]));
-    bundle.check_canary();
-    drop(bundle.delete_force());
 }
 
 #[test]
@@ -433,23 +428,6 @@ fn c09_the_created_init_is_not_dumpable() {
     assert_eq!(owner, 0);
 }
 
-#[test]
-fn c10_cve_2019_5736_the_runtime_s_binary_cannot_be_opened_for_writing() {
-    // Init before start is the runtime's program: from a pid namespace that others share it must not lead to the file.
-    orlop_only!("is the program whose file is compared");
-    let holder = Bundle::new().args(["/probe", "wait"]);
-    holder.create();
-    let exe = format!("/proc/{}/exe", holder.pid());
-    let own = fs::metadata(crate::harness::runtime::program()).unwrap();
-    let same = fs::metadata(&exe).is_ok_and(|inside| (inside.dev(), inside.ino()) == (own.dev(), own.ino()));
-    if same {
-        // The same file is fine only while nobody in the container can open it for writing.
-        let ns = format!("/proc/{}/ns/pid", holder.pid());
-        let out = Bundle::new().join_ns("pid", &ns).run(["/probe", "open", "/proc/1/exe", "w"]);
-        assert!(out.json()["errno"].is_number(), "{out}");
-    }
-}
-
 /// A directory of the host that is mounted read-only, and holds a mount that covers something; only `call` sees it.
 fn with_covered_source(bundle: &Bundle, call: crate::harness::Call) -> crate::harness::Call {
     let source = bundle.dir.join("source");
@@ -635,7 +613,7 @@ fn c12_nor_does_exec_pass_the_state_directory() {
 }
 
 #[test]
-fn d01_a_host_environment_does_not_come_in() {
+fn the_host_s_environment_does_not_come_in() {
     let bundle = Bundle::new();
     let seen = bundle.call_new("run", &[]).env("SECRET_OF_THE_HOST", "1").output().json();
     assert!(!seen["env"].to_string().contains("SECRET_OF_THE_HOST"));

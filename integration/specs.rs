@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `specs/fields.tsv` has a row for each field of the runtime specification: what becomes of it, where, and which test
-//! shows it. A row that claims more than there is fails here.
+//! shows it; `specs/attacks.tsv` one for each attack. A row that claims more than there is fails here.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,7 +11,7 @@ fn root() -> PathBuf {
 }
 
 /// The names of all test functions of the repository: `fn name` in src and integration.
-fn functions() -> BTreeSet<String> {
+pub fn functions() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     let mut todo = vec![root().join("src"), root().join("integration")];
     while let Some(dir) = todo.pop() {
@@ -82,4 +82,78 @@ fn every_field_names_a_file_and_a_test_that_exist() {
         crate::skip_expected!("specs/fields.tsv has no rows yet");
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// The labels that have to be there, without the numbers that were never given.
+const LABELS: [(char, &[u32]); 5] = [
+    ('A', &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15, 16, 17, 18]),
+    ('B', &[1, 2, 4, 5, 6, 7, 8, 9, 10, 12, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24]),
+    ('C', &[1, 2, 5, 6, 7, 8, 9, 10, 11, 12, 13]),
+    ('D', &[1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 15, 16, 17]),
+    (
+        'E',
+        &[
+            1, 2, 4, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 25, 26, 27, 28, 29, 30, 33, 34, 35,
+            37, 38, 39, 41, 42, 43, 44, 45, 46,
+        ],
+    ),
+];
+
+/// The bodies of the test functions below integration/, by name.
+fn bodies() -> std::collections::BTreeMap<String, String> {
+    let mut found = std::collections::BTreeMap::new();
+    for entry in fs::read_dir(root().join("integration")).unwrap().flatten() {
+        let text = fs::read_to_string(entry.path()).unwrap_or_default();
+        for part in text.split("\nfn ").skip(1) {
+            let name = part.split('(').next().unwrap().to_string();
+            found.insert(name, part.split("\n}").next().unwrap().to_string());
+        }
+    }
+    found
+}
+
+#[test]
+fn every_attack_has_a_test_and_a_way_to_make_it_fail() {
+    let text = fs::read_to_string(root().join("specs/attacks.tsv")).unwrap();
+    let (functions, bodies) = (functions(), bodies());
+    let mut faults = Vec::new();
+    let (mut labels, mut named) = (BTreeSet::new(), BTreeSet::new());
+    for (number, line) in text.lines().enumerate().skip(1) {
+        let mut fault = |what: &str| faults.push(format!("specs/attacks.tsv:{}: {what}: {line}", number + 1));
+        let [label, _, advisory, test, shown] = line.split('\t').collect::<Vec<_>>()[..] else {
+            fault("needs five columns");
+            continue;
+        };
+        labels.insert(label.to_string());
+        // exec_parity makes its tests with a macro.
+        if !functions.contains(test) && !test.starts_with("exec_equals_init_in_") {
+            fault("names a test that is not there");
+        }
+        if advisory != "-" && !advisory.starts_with("CVE-") {
+            fault("has no advisory");
+        }
+        match shown.split_once(' ') {
+            Some(("mutant", mutant)) => {
+                let patch = root().join(format!("integration/mutations/{mutant}.patch"));
+                let patch = fs::read_to_string(patch).unwrap_or_default();
+                if !patch.lines().any(|l| l.strip_prefix("# fails: ") == Some(test)) {
+                    fault("names a mutant that does not name the test");
+                }
+                named.insert(format!("{mutant} {test}"));
+            }
+            None if shown == "peer" => {
+                if !bodies.get(test).is_some_and(|body| body.contains("peer_differs!")) {
+                    fault("no peer is known to fail it");
+                }
+            }
+            Some(("none:", reason)) if !reason.is_empty() => {}
+            _ => fault("does not say how the test was seen to fail"),
+        }
+    }
+    for (letter, numbers) in LABELS {
+        let missing = numbers.iter().map(|n| format!("{letter}{n:02}")).filter(|label| !labels.contains(label));
+        faults.extend(missing.map(|label| format!("specs/attacks.tsv has no row for {label}")));
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+    assert!(named.len() > 50, "{named:?}");
 }

@@ -119,3 +119,71 @@ fn w1_one_thread_only() {
     let threads: Vec<_> = lines.iter().filter(|l| l.contains("CLONE_THREAD")).collect();
     assert!(threads.is_empty(), "{threads:#?}");
 }
+
+#[test]
+fn w1_init_names_nothing_of_proc() {
+    orlop_only!("is built so");
+    let bundle = rich().set("/linux/sysctl", serde_json::json!({"kernel.msgmax": "4444"}));
+    let lines = traced!(&bundle);
+    let exec = lines.iter().position(|l| call(l).starts_with("execve(\"/probe\"")).expect("the exec of the program");
+    let child = lines[exec].split(' ').next().unwrap();
+    let naming: Vec<_> = lines[..exec]
+        .iter()
+        .filter(|l| l.split(' ').next() == Some(child) && l.contains("\"/proc"))
+        // Paths of the container, looked up in its root, and what the links of /dev say.
+        .filter(|l| !call(l).starts_with("symlinkat(") && !l.contains("RESOLVE_IN_ROOT"))
+        .collect();
+    assert!(naming.is_empty(), "{naming:#?}");
+}
+
+/// Where the sources may have a path of /proc in a string, and why it is no way into a procfs of the container's making.
+const OF_PROC: [(&str, &str); 19] = [
+    ("src/kernel/procfs.rs", "the one handle"),
+    ("src/sealed.rs", "the start of the program, before there is a container"),
+    ("src/sys/entry.rs", "the same"),
+    ("src/kernel/criu.rs", "the caller's own namespace, to come back to it"),
+    ("src/host.rs", "a message"),
+    ("src/sys/clone.rs", "how many threads this process has; a wrong answer only refuses"),
+    ("src/kernel/cgroup/layout.rs", "the caller's cgroups and mounts, in the parent before the clone"),
+    ("src/kernel/namespace.rs", "the caller's own namespace, in the parent before the clone"),
+    ("src/kernel/rootfs.rs", "the host's /proc, in the parent before the clone"),
+    ("src/kernel/mount.rs", "a destination, and a message"),
+    ("src/kernel/idmap.rs", "a message"),
+    ("src/kernel/host_mounts.rs", "a message"),
+    ("src/kernel/device.rs", "what the links of /dev say, and a path of the container"),
+    ("src/kernel/program.rs", "orlop check, which makes no container"),
+    ("src/kernel/audit/", "messages, and the caller's own namespaces"),
+    ("src/process/", "messages; and the watcher, which looks at the host's /proc for a log line"),
+    ("src/plan/", "destinations of mounts, as text"),
+    ("src/policy/", "paths of configs, as text; and the policy's own file, before there is a container"),
+    ("src/command/", "host-side commands: ps, spec, the caller's user namespace"),
+];
+
+#[test]
+fn i3_the_sources_name_proc_only_where_it_is_the_host_s() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut todo = vec![root.join("src")];
+    let (mut strays, mut used) = (Vec::new(), std::collections::BTreeSet::new());
+    while let Some(path) = todo.pop() {
+        if path.is_dir() {
+            todo.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            continue;
+        }
+        let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_string();
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for line in code.lines().filter(|l| !l.trim_start().starts_with("//") && l.contains("/proc")) {
+            // Not /process: a member of the config.
+            if !line.replace("/process", "").contains("/proc") {
+                continue;
+            }
+            match OF_PROC.iter().find(|(allowed, _)| name.starts_with(allowed)) {
+                Some((allowed, _)) => drop(used.insert(*allowed)),
+                None => strays.push(format!("{name}: {}", line.trim())),
+            }
+        }
+    }
+    assert!(strays.is_empty(), "procfs is reached through kernel::procfs::Proc: {strays:#?}");
+    let idle: Vec<_> = OF_PROC.iter().filter(|(allowed, _)| !used.contains(allowed)).collect();
+    assert!(idle.is_empty(), "not needed any more: {idle:?}");
+}

@@ -209,3 +209,80 @@ fn run_in_the_foreground_relays_a_terminal() {
     assert_eq!(seen["tty"]["isatty"], json!([true, true, true]));
     assert!(out.status.success(), "{out}");
 }
+
+/// A pseudo-terminal as a user's terminal program has it: its end, and the end for the programs.
+fn terminal(rows: u16, columns: u16) -> (std::fs::File, OwnedFd) {
+    let (mut master, mut slave) = (-1, -1);
+    let mut size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: two places for descriptors and a size; what openpty gives belongs to nobody else.
+    unsafe {
+        let null = std::ptr::null_mut();
+        assert_eq!(libc::openpty(&raw mut master, &raw mut slave, null, null.cast(), &raw mut size), 0);
+        for fd in [master, slave] {
+            libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC);
+        }
+        (std::fs::File::from_raw_fd(master), OwnedFd::from_raw_fd(slave))
+    }
+}
+
+fn modes(terminal: &OwnedFd) -> (u32, u32, u32) {
+    // SAFETY: a structure that the call fills.
+    unsafe {
+        let mut modes: libc::termios = std::mem::zeroed();
+        assert_eq!(libc::tcgetattr(terminal.as_raw_fd(), &raw mut modes), 0);
+        (modes.c_iflag, modes.c_oflag, modes.c_lflag)
+    }
+}
+
+#[test]
+fn the_caller_s_terminal_is_raw_meanwhile_and_its_size_is_followed() {
+    peer_differs!("crun", "1.8 does not follow it here");
+    let (mut master, slave) = terminal(11, 22);
+    let before = modes(&slave);
+    let bundle = Bundle::new().set("/process/terminal", true).args(["/probe", "report", ",", "stdin", ",", "report"]);
+    let call = bundle.call_new("run", &[]).stdin(slave.try_clone().unwrap()).fd(&slave, 1).fd(&slave, 2);
+    // SAFETY: two system calls without pointers.
+    let call = unsafe {
+        call.pre_exec(|| {
+            libc::setsid();
+            if libc::ioctl(0, libc::TIOCSCTTY, 0) == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+        })
+    };
+    let running = call.start();
+    let mut text = Vec::new();
+    let mut line = |master: &mut std::fs::File| loop {
+        if let Some(end) = text.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = text.drain(..=end).collect();
+            return serde_json::from_slice::<Value>(&line).unwrap_or_else(|e| panic!("{e}: {line:?}"));
+        }
+        let mut buffer = [0; 4096];
+        let length = master.read(&mut buffer).unwrap();
+        text.extend(&buffer[..length]);
+    };
+    assert_eq!(line(&mut master)["tty"]["isatty"], json!([true, true, true]));
+    let raw = libc::ICANON | libc::ECHO | libc::ISIG;
+    crate::harness::eventually("the terminal is raw", || modes(&slave).2 & raw == 0);
+    let size = libc::winsize { ws_row: 40, ws_col: 90, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the size is read. The signal for it is pending when the call returns.
+    assert_eq!(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) }, 0);
+    if flavor() == runtime::Flavor::Orlop {
+        let status = format!("/proc/{}/status", running.pid());
+        crate::harness::eventually("the signal is taken", || {
+            let text = std::fs::read_to_string(&status).unwrap();
+            let pending = text.lines().filter_map(|l| l.strip_prefix("ShdPnd:").or(l.strip_prefix("SigPnd:")));
+            let window = 1_u64 << (libc::SIGWINCH - 1);
+            pending.map(|l| u64::from_str_radix(l.trim(), 16).unwrap()).all(|set| set & window == 0)
+        });
+    } else {
+        // runc has a handler, and nothing tells when that has run.
+        std::thread::sleep(std::time::Duration::from_millis(500));
+    }
+    // The end of input, as typed.
+    master.write_all(&[4]).unwrap();
+    assert_eq!(line(&mut master)["content"], "");
+    let last = line(&mut master);
+    assert_eq!((&last["tty"]["rows"], &last["tty"]["cols"]), (&json!(40), &json!(90)));
+    running.output().ok();
+    assert_eq!(modes(&slave), before);
+    bundle.check_clean();
+}

@@ -1,20 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The command line: runc's flags and their meaning. Parsing makes no system call.
 
-use std::ffi::OsString;
+mod words;
+
+use std::ffi::{OsStr, OsString};
+use std::io::Write;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::command;
-use crate::error::report;
+use crate::error::{ResultExt, report};
 use crate::log;
 
 /// A low-level OCI container runtime: it turns a bundle (config.json and a root filesystem) into a confined process.
 #[derive(Debug, Parser)]
-#[command(name = "orlop", disable_version_flag = true, disable_help_subcommand = true)]
+#[command(name = "orlop", disable_version_flag = true, disable_help_subcommand = true, args_override_self = true)]
 pub struct Cli {
     #[command(flatten)]
     pub global: Global,
@@ -40,6 +42,9 @@ pub struct Global {
     /// Let systemd make the container's cgroup: linux.cgroupsPath is slice:prefix:name
     #[arg(long)]
     pub systemd_cgroup: bool,
+    /// Who manages the containers' cgroups; disabled: nobody, a container stays in its caller's
+    #[arg(long, value_name = "MANAGER", value_enum, default_value_t)]
+    pub cgroup_manager: CgroupManager,
     /// Hold containers to the policy in FILE too, beside the system's in /etc/orlop
     #[arg(long, value_name = "FILE")]
     pub policy: Option<PathBuf>,
@@ -51,6 +56,15 @@ pub struct Global {
     pub version: bool,
 }
 
+/// `--cgroup-manager`, which is crun's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum CgroupManager {
+    #[default]
+    Cgroupfs,
+    Systemd,
+    Disabled,
+}
+
 /// `--rootless`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Rootless {
@@ -59,8 +73,9 @@ pub enum Rootless {
     Auto,
 }
 
-/// The commands.
+/// The commands. The flags of one are defined when it is the one that is called.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 #[allow(clippy::large_enum_variant, reason = "there is one value of it in the life of the program")]
 pub enum Command {
     /// Create a container: everything but its program
@@ -90,10 +105,18 @@ pub enum Command {
     /// List the processes of a container
     #[command(disable_help_flag = true)]
     Ps(Ps),
+    /// Write a running container to a directory, by CRIU, and remove it
+    Checkpoint(Checkpoint),
+    /// Make a container from a directory that checkpoint has written, by CRIU
+    Restore(Restore),
     /// Write a config.json to begin with
     Spec(SpecArgs),
     /// Print what this runtime supports as JSON
     Features,
+    /// Print what this host has, and what it keeps orlop from doing
+    Info(InfoArgs),
+    /// Print a script that completes the command line in a shell
+    Completions(CompletionsArgs),
     /// Print what create would do as JSON, and do nothing
     Plan(PlanArgs),
     /// Print every fault and warning of a bundle on this host, and do nothing; the exit status is 1 if there are faults
@@ -106,6 +129,9 @@ pub enum Command {
     /// Show, try and check the operator's policy
     #[command(subcommand)]
     Policy(Policy),
+    /// Mount into a container that exists, and take that back
+    #[command(subcommand)]
+    Mounts(Mounts),
 }
 
 /// A container id.
@@ -133,7 +159,7 @@ pub struct Create {
     /// Give the container a user namespace with a range of ids that no other has: auto, or auto:size=N
     #[arg(long, value_name = "auto", value_parser = userns)]
     pub userns: Option<u32>,
-    /// Pass N descriptors, from 3 on, to the container
+    /// Pass N descriptors, from 3 on, to the container, behind those of $LISTEN_FDS
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub preserve_fds: u32,
     /// The global flag.
@@ -142,6 +168,9 @@ pub struct Create {
     /// Likewise.
     #[arg(skip)]
     pub systemd_cgroup: bool,
+    /// The global `--cgroup-manager disabled`.
+    #[arg(skip)]
+    pub no_cgroup: bool,
     #[command(flatten)]
     pub id: Id,
 }
@@ -208,13 +237,13 @@ pub struct Exec {
     /// Set no_new_privs; what the container has stays set
     #[arg(long)]
     pub no_new_privs: bool,
-    /// Run the process in the cgroup PATH below the container's
-    #[arg(long, value_name = "PATH")]
-    pub cgroup: Option<PathBuf>,
+    /// Run the process in the cgroup PATH below the container's; on v1 of these controllers, may be repeated
+    #[arg(long, value_name = "[CONTROLLER[,..]:]PATH")]
+    pub cgroup: Vec<String>,
     /// Do so in a paused container: the process starts when it is resumed
     #[arg(long)]
     pub ignore_paused: bool,
-    /// Pass N descriptors, from 3 on, to the process
+    /// Pass N descriptors, from 3 on, to the process, behind those of $LISTEN_FDS
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub preserve_fds: u32,
     #[command(flatten)]
@@ -267,6 +296,135 @@ pub struct Delete {
     /// Kill the container first, whatever its state; a missing one is no error
     #[arg(long, short)]
     pub force: bool,
+    #[command(flatten)]
+    pub id: Id,
+}
+
+/// Flags of `checkpoint` and `restore` alike.
+#[derive(Debug, Args)]
+pub struct CriuFlags {
+    /// The directory of the checkpoint [default: ./checkpoint]
+    #[arg(long, value_name = "DIR")]
+    pub image_path: Option<PathBuf>,
+    /// Where CRIU keeps its log and statistics [default: that of --image-path]
+    #[arg(long, value_name = "DIR")]
+    pub work_path: Option<PathBuf>,
+    /// Keep TCP connections
+    #[arg(long)]
+    pub tcp_established: bool,
+    /// Allow UNIX sockets that are connected to processes outside
+    #[arg(long)]
+    pub ext_unix_sk: bool,
+    /// Allow a session leader, or a terminal, that is outside
+    #[arg(long)]
+    pub shell_job: bool,
+    /// Keep file locks
+    #[arg(long)]
+    pub file_locks: bool,
+    /// Serve the memory to, or take it from, criu lazy-pages while the container runs
+    #[arg(long)]
+    pub lazy_pages: bool,
+    /// What CRIU does about cgroups
+    #[arg(long, value_name = "MODE", value_enum)]
+    pub manage_cgroups_mode: Option<CgroupsMode>,
+    /// How CRIU keeps packets away from the container meanwhile [default: iptables]
+    #[arg(long, value_name = "HOW", value_enum)]
+    pub network_lock: Option<NetworkLock>,
+    /// Leave the contents of a namespace out; it is made empty
+    #[arg(long, value_name = "NAMESPACE", value_enum)]
+    pub empty_ns: Vec<EmptyNamespace>,
+    /// Remove from older images what newer ones have
+    #[arg(long)]
+    pub auto_dedup: bool,
+}
+
+/// `--manage-cgroups-mode`, by CRIU's numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CgroupsMode {
+    Ignore = 0,
+    Soft = 3,
+    Full = 4,
+    Strict = 5,
+}
+
+/// `--network-lock`, by CRIU's numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum NetworkLock {
+    Iptables = 1,
+    Nftables = 2,
+    Skip = 3,
+}
+
+/// `--empty-ns`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EmptyNamespace {
+    Network,
+}
+
+/// `checkpoint`.
+#[derive(Debug, Args)]
+pub struct Checkpoint {
+    #[command(flatten)]
+    pub criu: CriuFlags,
+    /// The directory of an earlier --pre-dump, relative to --image-path: what has not changed since is left out
+    #[arg(long, value_name = "DIR")]
+    pub parent_path: Option<PathBuf>,
+    /// Let the container go on
+    #[arg(long)]
+    pub leave_running: bool,
+    /// Skip TCP connections that are being made
+    #[arg(long)]
+    pub tcp_skip_in_flight: bool,
+    /// Give files that have been removed but are open still a name
+    #[arg(long)]
+    pub link_remap: bool,
+    /// Write a byte to descriptor N when lazy pages can be served
+    #[arg(long, value_name = "N", requires = "lazy_pages", value_parser = clap::value_parser!(i32).range(0..))]
+    pub status_fd: Option<i32>,
+    /// Send the memory to the page server there
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub page_server: Option<String>,
+    /// Write the memory only, and let the container go on
+    #[arg(long)]
+    pub pre_dump: bool,
+    #[command(flatten)]
+    pub id: Id,
+}
+
+/// `restore`.
+#[derive(Debug, Args)]
+pub struct Restore {
+    #[command(flatten)]
+    pub criu: CriuFlags,
+    /// The bundle: a directory with config.json [default: the current directory]
+    #[arg(long, short, value_name = "DIR")]
+    pub bundle: Option<PathBuf>,
+    #[command(flatten)]
+    pub receivers: Receivers,
+    /// Return when the container runs
+    #[arg(long, short)]
+    pub detach: bool,
+    /// Do not become the parent of orphaned processes of the container
+    #[arg(long)]
+    pub no_subreaper: bool,
+    /// Understood as create has it; CRIU changes the root in its own way
+    #[arg(long)]
+    pub no_pivot: bool,
+    /// Give processes of a later exec the caller's session keyring
+    #[arg(long)]
+    pub no_new_keyring: bool,
+    /// Close TCP connections instead of keeping them
+    #[arg(long)]
+    pub tcp_close: bool,
+    /// The LSM profile of the processes instead of that of the checkpoint
+    #[arg(long, value_name = "TYPE:NAME")]
+    pub lsm_profile: Option<String>,
+    /// The SELinux context of mounts instead of that of the checkpoint
+    #[arg(long, value_name = "CONTEXT")]
+    pub lsm_mount_context: Option<String>,
+    /// The global flag.
+    #[arg(skip)]
+    pub policy: Option<PathBuf>,
     #[command(flatten)]
     pub id: Id,
 }
@@ -335,10 +493,10 @@ pub struct Limits {
     /// Largest number of processes and threads; -1 for no limit
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub pids_limit: Option<i64>,
-    /// Refused: Intel RDT is not carried out
+    /// The L3 cache of the container's class of service (linux.intelRdt)
     #[arg(long, value_name = "SCHEMA")]
     pub l3_cache_schema: Option<String>,
-    /// Refused: Intel RDT is not carried out
+    /// The memory bandwidth of the container's class of service (linux.intelRdt)
     #[arg(long, value_name = "SCHEMA")]
     pub mem_bw_schema: Option<String>,
 }
@@ -426,6 +584,30 @@ pub struct SpecArgs {
     /// For a caller that is not root: with a user namespace and without cgroups
     #[arg(long)]
     pub rootless: bool,
+}
+
+/// `info`.
+#[derive(Debug, Args)]
+pub struct InfoArgs {
+    /// Output format
+    #[arg(long, short, value_name = "FORMAT", value_enum, default_value_t)]
+    pub format: TextFormat,
+}
+
+/// `completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_name = "SHELL", value_enum)]
+    pub shell: Shell,
+}
+
+/// A shell with completions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    Bash,
+    Zsh,
+    Fish,
 }
 
 /// `plan`.
@@ -524,6 +706,53 @@ pub struct PolicyImportMesos {
     /// The agent's flag: the profile of a task that names none
     #[arg(long = "seccomp_profile_name", value_name = "NAME")]
     pub seccomp_profile_name: Option<String>,
+}
+
+/// `mounts`.
+#[derive(Debug, Subcommand)]
+pub enum Mounts {
+    /// Mount into a created, running or paused container: all that is asked for, or nothing
+    Add(MountsAdd),
+    /// Unmount what mounts add has mounted, and nothing else
+    Remove(MountsRemove),
+    /// List what mounts add has mounted
+    List(MountsList),
+}
+
+/// `mounts add`.
+#[derive(Debug, Args)]
+pub struct MountsAdd {
+    /// Bind SOURCE, a path of the host, and what is mounted below it; with OPTIONS as in config.json; may be repeated
+    #[arg(long, value_name = "SOURCE:DESTINATION[:OPTIONS]")]
+    pub bind: Vec<String>,
+    /// Make a mount that is written as in config.json; may be repeated
+    #[arg(long, value_name = "JSON")]
+    pub mount: Vec<String>,
+    #[command(flatten)]
+    pub id: Id,
+    /// A file with an array of mounts, as in config.json; - is stdin
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+}
+
+/// `mounts remove`.
+#[derive(Debug, Args)]
+pub struct MountsRemove {
+    #[command(flatten)]
+    pub id: Id,
+    /// Where in the container to unmount
+    #[arg(value_name = "DESTINATION", required = true)]
+    pub destinations: Vec<String>,
+}
+
+/// `mounts list`.
+#[derive(Debug, Args)]
+pub struct MountsList {
+    /// Output format
+    #[arg(long, short, value_name = "FORMAT", value_enum, default_value_t)]
+    pub format: Format,
+    #[command(flatten)]
+    pub id: Id,
 }
 
 /// `seccomp`.
@@ -685,44 +914,49 @@ pub enum ProgramFormat {
 
 /// Parses the arguments, runs the command, and reports its error: exit status 1, or what the container's program
 /// returned.
-pub fn main() -> ExitCode {
+pub fn main() -> u8 {
     crate::sys::process::forbid_backtraces();
+    crate::sys::process::ignore_pipe_signal();
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    match run(&arguments) {
-        Ok(status) => ExitCode::from(status),
+    let status = match run(&arguments) {
+        Ok(status) => status,
         Err(e) => {
             report(&e);
-            ExitCode::FAILURE
+            1
         }
-    }
+    };
+    log::settle();
+    // Rust's own start, which is left out, would do this at the end. `print` drops such errors, too.
+    drop(std::io::stdout().flush());
+    status
 }
 
 fn run(arguments: &[OsString]) -> Result<u8> {
     crate::sys::fd::sanitise_stdio()?;
     // Before anything is parsed, since the binary may execute itself and begin anew. A word that is not the command does
     // no harm.
-    if arguments.iter().skip(1).any(|word| ["create", "run", "exec", "record"].iter().any(|command| word == command)) {
+    if arguments.iter().skip(1).any(|word| crate::sys::entry::SEALED_COMMANDS.iter().any(|command| word == command)) {
         crate::sealed::ensure(arguments)?;
     }
-    let cli = match parse(arguments) {
+    let cli = match parse(&words::normal(arguments, definition)) {
         Ok(cli) => cli,
         Err(e) => return usage(&e),
     };
     let global = cli.global;
     let command = match cli.command {
         _ if global.version => {
-            print_version();
+            print_version(arguments.first());
             return Ok(0);
         }
         Some(command) => command,
         None => return usage(&Cli::command().error(clap::error::ErrorKind::MissingSubcommand, "a command is missing")),
     };
-    let passed = command::create::check_preserved(match &command {
-        Command::Create(args) => args.preserve_fds,
-        Command::Run(args) => args.create.preserve_fds,
-        Command::Exec(args) => args.preserve_fds,
-        _ => 0,
-    });
+    let passed = match &command {
+        Command::Create(args) => command::create::check_preserved(args.preserve_fds),
+        Command::Run(args) => command::create::check_preserved(args.create.preserve_fds),
+        Command::Exec(args) => command::create::check_preserved(args.preserve_fds),
+        _ => Ok(()),
+    };
     // Whatever the caller left open must not reach the container (CVE-2024-21626). Not before the binary has executed
     // itself: --preserve-fds asks for some of them.
     crate::sys::fd::close_on_exec_from(3)?;
@@ -734,7 +968,10 @@ fn run(arguments: &[OsString]) -> Result<u8> {
         };
     }
     // Of other commands the flag says nothing that the container's state does not.
-    let systemd_cgroup = global.systemd_cgroup;
+    let systemd_cgroup = global.systemd_cgroup || global.cgroup_manager == CgroupManager::Systemd;
+    if systemd_cgroup && global.cgroup_manager == CgroupManager::Disabled {
+        anyhow::bail!("--systemd-cgroup: --cgroup-manager disabled asks for no cgroup at all");
+    }
     let tolerate_cgroups = match global.rootless {
         Rootless::True => Some(true),
         Rootless::False => Some(false),
@@ -742,20 +979,30 @@ fn run(arguments: &[OsString]) -> Result<u8> {
     };
     let root = command::state_root(global.root.as_deref())?;
     let policy = global.policy.as_deref();
+    let no_cgroup = global.cgroup_manager == CgroupManager::Disabled;
     match command {
         Command::Create(args) => {
-            command::create::create(&root, &Create { policy: global.policy, systemd_cgroup, ..args }, tolerate_cgroups)
+            let args = Create { policy: global.policy, systemd_cgroup, no_cgroup, ..args };
+            command::create::create(&root, &args, tolerate_cgroups)
         }
         Command::Start(args) => command::start::start(&root, &args.id),
         Command::State(args) => command::state::state(&root, &args.id),
         Command::Kill(args) => command::kill::kill(&root, &args),
         Command::Delete(args) => command::delete::delete(&root, &args),
         Command::Run(mut args) => {
-            args.create.policy = global.policy;
+            (args.create.policy, args.create.no_cgroup) = (global.policy, no_cgroup);
             args.create.systemd_cgroup = systemd_cgroup;
             command::run::run(&root, &args, tolerate_cgroups)
         }
         Command::Exec(args) => command::exec::exec(&root, &args),
+        Command::Checkpoint(args) => command::checkpoint::checkpoint(&root, &args),
+        Command::Restore(_) if systemd_cgroup => {
+            let refused: Result<u8> = Err(anyhow::anyhow!("--systemd-cgroup: restore makes cgroups itself only"));
+            refused.hint("restore without the flag, with a linux.cgroupsPath such as /pod/name")
+        }
+        Command::Restore(args) => {
+            command::checkpoint::restore(&root, &Restore { policy: global.policy, ..args }, tolerate_cgroups)
+        }
         Command::Pause(args) => command::pause::pause(&root, &args.id),
         Command::Resume(args) => command::resume::resume(&root, &args.id),
         Command::Update(args) => command::update::update(&root, &args),
@@ -764,22 +1011,45 @@ fn run(arguments: &[OsString]) -> Result<u8> {
         Command::Ps(args) => command::ps::ps(&root, &args),
         Command::Spec(args) => command::spec::spec(&args),
         Command::Features => command::features::features(),
+        Command::Info(args) => command::info::info(&root, args.format),
+        Command::Completions(args) => command::completions::completions(args.shell, &definition()),
         Command::Plan(args) => command::plan::plan(&args, policy, systemd_cgroup),
         Command::Check(args) => command::check::check(&args, systemd_cgroup),
         Command::Audit(args) => command::audit::audit(&root, &args),
         Command::Seccomp(args) => command::seccomp::seccomp(&root, &args, policy, tolerate_cgroups, systemd_cgroup),
         Command::Policy(args) => command::policy::policy(&args, policy),
+        Command::Mounts(args) => command::mounts::mounts(&root, &args),
     }
 }
 
 fn parse(arguments: &[OsString]) -> Result<Cli, clap::Error> {
-    Cli::command().try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches))
+    let matches = Cli::command().try_get_matches_from(arguments).or_else(|e| match e.kind() {
+        clap::error::ErrorKind::DisplayHelp => definition().try_get_matches_from(arguments),
+        _ => Err(e),
+    })?;
+    Cli::from_arg_matches(&matches)
 }
 
-/// The lines of runc's `--version`.
-fn print_version() {
+/// The whole command line, with the flags of every command.
+pub fn definition() -> clap::Command {
+    let mut all = Cli::command();
+    // What a command does stands at the enum; a definition that is put off replaces it by the words about its flags.
+    let about: Vec<_> = all.get_subcommands().map(|command| command.get_about().cloned()).collect();
+    all.build();
+    for (command, about) in all.get_subcommands_mut().zip(about) {
+        *command = std::mem::take(command).about(about.unwrap_or_default());
+    }
+    all
+}
+
+/// The lines of runc's `--version`. A caller that knows the program as runc or crun looks for that name: go-runc reads
+/// nothing that does not begin with `runc version`.
+fn print_version(program: Option<&OsString>) {
+    let name = program.map_or(OsStr::new(""), |program| words::base_name(program));
+    let peer = ["runc", "crun"].into_iter().find(|peer| name == *peer);
+    let (name, program) = peer.map_or(("orlop", ""), |peer| (peer, "\nprogram: orlop"));
     command::print(&format!(
-        "orlop version {}\ncommit: {}\nspec: {}",
+        "{name} version {}\ncommit: {}\nspec: {}{program}",
         env!("CARGO_PKG_VERSION"),
         option_env!("ORLOP_COMMIT").unwrap_or("unknown"),
         crate::spec::OCI_VERSION
@@ -789,7 +1059,8 @@ fn print_version() {
 /// Help goes to stdout with status 0; an error of usage to stderr with status 1, as runc's.
 fn usage(error: &clap::Error) -> Result<u8> {
     if error.use_stderr() {
-        let text = error.to_string();
+        // podman looks for runc's last words to find out whether there is a flag.
+        let text = error.to_string().replace("but none was supplied", "but none was supplied: it requires an argument");
         log::stderr_line(text.trim_end());
         Ok(1)
     } else {
@@ -805,6 +1076,8 @@ mod tests {
     #[test]
     fn the_definitions_are_consistent() {
         Cli::command().debug_assert();
+        let exec = definition().find_subcommand("exec").and_then(|exec| exec.get_about().map(ToString::to_string));
+        assert!(exec.is_some_and(|about| about.starts_with("Run a further process")));
     }
 
     #[test]
@@ -832,8 +1105,19 @@ mod tests {
             }
         }
         let mut missing = Vec::new();
-        check("orlop", &Cli::command(), &page, &mut missing);
+        check("orlop", &definition(), &page, &mut missing);
         assert!(missing.is_empty(), "{missing:?}");
+    }
+
+    /// podman passes `--leave-running` twice.
+    #[test]
+    fn the_last_of_a_repeated_flag_counts_and_lists_are_kept() {
+        let read = |line: &str| parse(&line.split(' ').map(OsString::from).collect::<Vec<_>>()).unwrap();
+        let cli = read("orlop --log /one --log /two delete --force --force id");
+        assert_eq!(cli.global.log, Some("/two".into()));
+        assert!(matches!(cli.command, Some(Command::Delete(Delete { force: true, .. }))));
+        let cli = read("orlop exec -e ONE=1 -e TWO=2 id true");
+        assert!(matches!(cli.command, Some(Command::Exec(Exec { env, .. })) if env == ["ONE=1", "TWO=2"]));
     }
 
     #[test]
@@ -852,6 +1136,10 @@ mod tests {
             "orlop exec --process /p --console-socket /s --detach --pid-file /p id",
             "orlop exec id ls -l -d",
             "orlop run -d --keep --no-subreaper -b=/b id",
+            "orlop checkpoint --image-path /i --work-path /w --tcp-established --file-locks --empty-ns network id",
+            "orlop restore --image-path /i --work-path /w --detach --pid-file /p -no-subreaper --bundle /b id",
+            "orlop restore --bundle /b --pid-file /p --no-new-keyring --detach --image-path /i --lsm-mount-context=c id",
+            "orlop --log-format=json --log /l --cgroup-manager disabled create --bundle /b --pid-file /p id",
             "orlop pause id",
             "orlop resume id",
             "orlop update --resources=- id",
@@ -861,7 +1149,7 @@ mod tests {
             "orlop events --interval=1m30s id",
         ] {
             let words = line.split(' ').map(OsString::from).collect::<Vec<_>>();
-            assert!(parse(&words).is_ok(), "{line}");
+            assert!(parse(&words::normal(&words, definition)).is_ok(), "{line}");
         }
         assert!(parse(&["orlop".into(), "create".into()]).is_err());
         // One of the two would be without effect.

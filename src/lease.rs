@@ -32,6 +32,11 @@ pub fn take(root: &Root, dir: &StateDir, size: u32) -> Result<Lease> {
     Ok(lease)
 }
 
+/// Whether the container of `dir` has a lease.
+pub fn is_held(dir: &StateDir) -> Result<bool> {
+    Ok(dir.load_bytes(FILE)?.is_some())
+}
+
 /// The leases of all other containers.
 fn taken(root: &Root, own: &StateDir) -> Result<Vec<Lease>> {
     let mut leases = Vec::new();

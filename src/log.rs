@@ -7,8 +7,8 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 use serde::Serialize;
 
@@ -32,10 +32,18 @@ struct Log {
     debug: bool,
 }
 
+/// The warnings of a command that can still fail; None once it cannot, or when there is no log.
+static HELD: Mutex<Option<Vec<String>>> = Mutex::new(None);
+
 static LOG: OnceLock<Log> = OnceLock::new();
 
 /// Sets the log up; the first call wins. `file` is created at the first entry, with mode 0644, and appended to.
 pub fn init(file: Option<PathBuf>, format: Format, debug: bool) {
+    if file.is_some()
+        && let Ok(mut held) = HELD.lock()
+    {
+        *held = Some(Vec::new());
+    }
     let log = Log { file: file.map(|path| (path, OnceLock::new())), format, debug };
     if debug && let Some((path, cell)) = &log.file {
         // Under --debug both parent and child write: they must share one descriptor, opened before the clone.
@@ -61,8 +69,12 @@ pub fn silence() {
     SILENT.store(true, Ordering::Relaxed);
 }
 
-/// Logs an error entry, and prints the bare message on stderr, where conmon and a person read it.
+/// Logs an error entry, and prints the bare message on stderr, where conmon and a person read it. The warnings that were
+/// held go there too: podman takes the log of a failed command for one JSON object, and shows neither if there are two.
 pub fn error(message: &str) {
+    for warning in take_held() {
+        stderr_line(&format!("orlop: warning: {warning}"));
+    }
     let logged = entry("error", message);
     let only_on_stderr = LOG.get().is_none_or(|log| log.file.is_none());
     if !(logged && only_on_stderr) {
@@ -70,8 +82,27 @@ pub fn error(message: &str) {
     }
 }
 
-/// Logs a warning to `--log`, or to stderr without one.
+/// Logs the warnings that were held, since the command has not failed: it has done its work, or its container runs.
+pub fn settle() {
+    for warning in take_held() {
+        warn(&warning);
+    }
+}
+
+/// What was held; nothing is from now on.
+fn take_held() -> Vec<String> {
+    HELD.lock().ok().and_then(|mut held| held.take()).unwrap_or_default()
+}
+
+/// Logs a warning to `--log`, or to stderr without one. In the log it stands when the command has not failed.
 pub fn warn(message: &str) {
+    if let Ok(mut held) = HELD.lock()
+        && let Some(held) = held.as_mut()
+        && !DETACHED.load(Ordering::Relaxed)
+    {
+        held.push(message.to_string());
+        return;
+    }
     if !entry("warning", message) {
         stderr_line(&format!("orlop: warning: {message}"));
     }

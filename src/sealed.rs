@@ -21,9 +21,12 @@ use crate::sys::{self, call};
 
 const SELF: &str = "/proc/self/exe";
 
-/// Makes sure that this process runs from a file that cannot be written through /proc/PID/exe: one on a read-only mount
-/// or a sealed memfd. Otherwise executes itself again from a detached read-only clone of its mount (nothing is copied,
-/// and no mount namespace ever sees it), or from a sealed copy in memory where mounting is not allowed.
+/// Makes sure that this process runs from a file that cannot be written through /proc/PID/exe: one on a detached read-only
+/// clone of its mount, or a sealed memfd. Otherwise executes itself again from such a clone (nothing is copied, and no
+/// mount namespace ever sees it), or from a sealed copy in memory where mounting is not allowed.
+///
+/// The execve closes the last descriptor of the clone, which dissolves it: it is in no mount namespace then, and the
+/// kernel refuses to change its flags or to clone it, whatever the capabilities of whoever finds it.
 pub fn ensure(arguments: &[OsString]) -> Result<()> {
     let exe = call!("open({SELF:?})" => open(SELF, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()))?;
     if is_sealed(&exe)? {
@@ -47,7 +50,10 @@ pub fn ensure(arguments: &[OsString]) -> Result<()> {
 
 fn is_sealed(exe: &OwnedFd) -> Result<bool> {
     if call!("fstatfs({SELF:?})" => fstatfs(exe))?.flags().contains(FsFlags::ST_RDONLY) {
-        return Ok(true);
+        // A mount of the host is no seal, as the host can make it writable; the clone is that of a single file, and is
+        // mounted nowhere, so that its path is `/` (proc(5) marks a file that has been replaced).
+        let path = call!("readlink({SELF:?})" => nix::fcntl::readlink(SELF))?;
+        return Ok(path == "/" || path == "/ (deleted)");
     }
     let sealed = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SEAL;
     // EINVAL: not a memfd.

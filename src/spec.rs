@@ -102,7 +102,8 @@ pub fn parse_resources(bytes: &[u8]) -> Result<Value> {
     if let Err(e) = serde_json::from_slice::<oci_spec::runtime::LinuxResources>(bytes) {
         return Err(cite("", bytes, &e));
     }
-    shape::check(&whole).map_err(|e| anyhow!("{e}"))?;
+    // Its place would be one in a text that nobody has written.
+    shape::check(&whole).map_err(|e| anyhow!("{}", e.to_string().split(" at line ").next().unwrap_or_default()))?;
     Ok(value)
 }
 
@@ -117,6 +118,12 @@ fn remove_nulls(value: &mut Value) {
 pub fn parse(bytes: Vec<u8>) -> Result<Config> {
     match serde_json::from_slice::<Spec>(&bytes) {
         Ok(mut spec) => {
+            // serde passes over the bytes of what it ignores. Later readers do not, those of the copy that is kept.
+            if std::str::from_utf8(&bytes).is_err()
+                && let Err(e) = serde_json::from_slice::<Value>(&bytes)
+            {
+                return Err(cite("config.json:", &bytes, &e));
+            }
             let seen = shape::check(&bytes).map_err(|e| cite("config.json:", &bytes, &e))?;
             seen_in(&mut spec, &seen);
             if seen.docker()
@@ -485,6 +492,13 @@ mod tests {
     }
 
     #[test]
+    fn a_config_is_utf_8_also_where_it_is_ignored() {
+        let error = parse(b"{\"ociVersion\": \"1.2.0\",\n \"x\": \"\xff\"}".to_vec()).unwrap_err().to_string();
+        assert!(error.starts_with("config.json:2:"), "{error}");
+        assert!(parse("{\"ociVersion\": \"1.2.0\", \"x\": \"\u{e9}\"}".into()).is_ok());
+    }
+
+    #[test]
     fn a_fault_of_type_is_cited_with_a_caret() {
         let text = "{\n  \"ociVersion\": \"1.0.0\",\n  \"root\": {\"path\": 7}\n}";
         assert_eq!(
@@ -513,7 +527,8 @@ mod tests {
             ("[]", "no object"),
             ("{", "EOF"),
             (r#"{"memory": {"limit": "5"}}"#, "1:24: invalid type"),
-            (r#"{"memory": []}"#, "an object"),
+            (r#"{"memory": []}"#, "1:13: invalid length 0"),
+            (r#"{"memory": [1, 2, 3, 4, 5, 6, true, true, true]}"#, "invalid type: sequence, expected an object"),
         ] {
             let error = parse_resources(text.as_bytes()).unwrap_err().to_string();
             assert!(error.contains(word), "{text}: {error}");
@@ -532,6 +547,19 @@ mod tests {
         );
         assert!(text.contains("invalid type: sequence"), "on the path of unknown words too: {text}");
         assert!(parse(br#"{"ociVersion": "1.0.0", "linux": {"resources": null, "devices": null}}"#.to_vec()).is_ok());
+    }
+
+    #[test]
+    fn monitoring_by_its_older_names_is_not_passed_over() {
+        for name in ["enableCMT", "enableMBM"] {
+            let config = |value: bool| {
+                let rdt = format!(r#"{{"ociVersion": "1.2.0", "linux": {{"intelRdt": {{"{name}": {value}}}}}}}"#);
+                parse(rdt.into_bytes())
+            };
+            let error = crate::error::one_line(&config(true).unwrap_err());
+            assert!(error.contains(&format!("{name} is not carried out, use enableMonitoring")), "{error}");
+            assert!(config(false).is_ok());
+        }
     }
 
     #[test]

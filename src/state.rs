@@ -12,11 +12,12 @@ use std::ffi::CString;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat, renameat};
-use nix::sys::stat::{Mode, fstat, fstatat, mkdirat};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,10 @@ const STATE: &str = "state.json";
 pub const CONFIG: &str = "config.json";
 /// The socket on which init waits for `start`.
 pub const START_SOCKET: &str = "start.sock";
+/// The directory that is mounted at /run/notify, if the caller of `create` has a NOTIFY_SOCKET.
+pub const NOTIFY: &str = "notify";
+/// The socket in it.
+pub const NOTIFY_SOCKET: &str = "notify/notify.sock";
 /// A state file larger than this is not one of ours.
 const SIZE_LIMIT: u64 = 16 << 20;
 
@@ -48,6 +53,9 @@ pub struct Intent {
     /// The unit that is going to be started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub systemd: Option<Remembered>,
+    /// Directories of the resctrl file system that are going to be made, outermost first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resctrl: Vec<PathBuf>,
     /// The process that runs `create`.
     pub creator: Identity,
 }
@@ -70,12 +78,18 @@ pub struct State {
     /// The unit that they are of, if systemd has made them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub systemd: Option<Remembered>,
+    /// The directories of the resctrl file system that are the container's own, outermost first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resctrl: Vec<PathBuf>,
     /// Who supervises the calls that the seccomp filter notifies of.
     pub listener: Option<Listener>,
     /// Whether processes get the container's session keyring (not so with `--no-new-keyring`).
     pub new_keyring: bool,
     /// Whether init is the first process of a PID namespace of its own, so that its end is the end of all.
     pub private_pid_namespace: bool,
+    /// Whether init comes from a checkpoint: it has never called execve, and runs nevertheless.
+    #[serde(default)]
+    pub restored: bool,
     pub poststart: Vec<Hook>,
     pub poststop: Vec<Hook>,
 }
@@ -184,12 +198,16 @@ impl Root {
             let again = call!("dup({:?})", self.path => root.try_clone().map_err(sys::errno))?;
             let Some(dir) = StateDir::open(again, &self.path, id)? else { return Ok(None) };
             let lock = dir.lock()?;
+            // The directory that was made may be gone and another have its name: not if that is a container by now.
+            if dir.has(INTENT)? {
+                bail!("container with given ID already exists: {id}");
+            }
             Ok(if dir.exists()? { Some((dir, lock)) } else { None })
         };
         // If there is none any more, a `delete --force` got the lock first, and the id may be someone else's.
         reserved()
             .inspect_err(|_| {
-                // That error is the one to report.
+                // That error is the one to report. A directory that is a container by now is not empty, and stays.
                 let _ignored = unlinkat(&root, id, UnlinkatFlags::RemoveDir);
             })?
             .context("the state directory has been removed by another process")
@@ -258,10 +276,27 @@ impl StateDir {
 
     /// Waits for the lock. After a wait the container may be gone: the caller reads the state afterwards.
     pub fn lock(&self) -> Result<Lock> {
-        let directory = call!("openat({:?})", self.path =>
-            openat(&self.fd, ".", OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()))?;
+        let directory = self.open_to_lock()?;
         sys::fd::lock(directory.as_fd()).with_context(|| format!("lock {:?}", self.path))?;
         Ok(Lock(directory))
+    }
+
+    /// As [`StateDir::lock`], for a limited time: None if another command holds the lock still.
+    pub fn lock_within(&self, patience: Duration) -> Result<Option<Lock>> {
+        let directory = self.open_to_lock()?;
+        let deadline = Instant::now() + patience;
+        while !sys::fd::try_lock(directory.as_fd()).with_context(|| format!("lock {:?}", self.path))? {
+            if Instant::now() >= deadline {
+                return Ok(None);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(Some(Lock(directory)))
+    }
+
+    fn open_to_lock(&self) -> sys::Result<OwnedFd> {
+        call!("openat({:?})", self.path =>
+            openat(&self.fd, ".", OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()))
     }
 
     /// The directory's descriptor.
@@ -362,6 +397,10 @@ impl StateDir {
             .filter(|name| !matches!(name.to_bytes(), b"." | b".."))
             .partition(|name| matches!(name.to_bytes(), b"intent.json" | b"state.json"));
         for name in others.iter().chain(&records) {
+            if name.to_bytes() == NOTIFY.as_bytes() {
+                self.remove_notify()?;
+                continue;
+            }
             match unlinkat(&self.fd, name.as_c_str(), UnlinkatFlags::NoRemoveDir) {
                 Ok(()) | Err(Errno::ENOENT) => {}
                 Err(Errno::EISDIR | Errno::EPERM) => bail!("{:?} holds {name:?}, which orlop did not make", self.path),
@@ -375,6 +414,33 @@ impl StateDir {
             Ok(()) | Err(Errno::ENOENT) => Ok(()),
             Err(errno) => call!("rmdir({:?})", self.path => Err(errno)).map_err(Into::into),
         }
+    }
+
+    /// Whether there is a file of this name, whatever it holds.
+    fn has(&self, name: &str) -> Result<bool> {
+        match fstatat(&self.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Err(Errno::ENOENT) => Ok(false),
+            found => Ok(call!("fstatat({:?}, {name:?})", self.path => found).map(|_| true)?),
+        }
+    }
+
+    /// Makes the directory of the notify socket. Whoever is in the container may pass it.
+    pub fn make_notify(&self) -> Result<PathBuf> {
+        call!("mkdirat({:?}/{NOTIFY})", self.path => mkdirat(&self.fd, NOTIFY, Mode::from_bits_truncate(0o755)))?;
+        // Whatever the umask says.
+        let mode = Mode::from_bits_truncate(0o755);
+        call!("fchmodat({NOTIFY:?})" => fchmodat(&self.fd, NOTIFY, mode, FchmodatFlags::NoFollowSymlink))?;
+        Ok(self.path.join(NOTIFY))
+    }
+
+    fn remove_notify(&self) -> Result<()> {
+        for (name, flag) in [(NOTIFY_SOCKET, UnlinkatFlags::NoRemoveDir), (NOTIFY, UnlinkatFlags::RemoveDir)] {
+            match unlinkat(&self.fd, name, flag) {
+                Ok(()) | Err(Errno::ENOENT | Errno::ENOTDIR) => {}
+                Err(errno) => return call!("unlinkat({:?}/{name})", self.path => Err(errno)).map_err(Into::into),
+            }
+        }
+        Ok(())
     }
 
     /// Whether the directory is still the container's: a command that waited for the lock may hold a removed one.
@@ -400,7 +466,7 @@ impl State {
         if crate::kernel::cgroup::Existing::open(&self.cgroups)?.is_frozen()? {
             return Ok(Status::Paused);
         }
-        Ok(if found.stat.has_not_execed() { Status::Created } else { Status::Running })
+        Ok(if found.stat.has_not_execed() && !self.restored { Status::Created } else { Status::Running })
     }
 }
 

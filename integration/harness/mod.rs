@@ -5,6 +5,7 @@
 
 pub mod config;
 pub mod host;
+pub mod leaks;
 pub mod runtime;
 pub mod skip;
 

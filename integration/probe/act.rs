@@ -35,6 +35,25 @@ pub fn run(words: &[&str]) -> Value {
                 unsafe { libc::pause() };
             }
         }
+        // Counts up in a file for ever.
+        ["count", path] => {
+            for i in 1u64.. {
+                // Always as long: criu refuses a file of another size than it was dumped with.
+                let mut file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(path).unwrap();
+                file.write_all(format!("{i:020}").as_bytes()).unwrap();
+                drop(file);
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            json!(null)
+        }
+        // Says every line of its input again.
+        ["repeat"] => {
+            say(&json!({"ready": true}));
+            for line in std::io::stdin().lines().map_while(Result::ok) {
+                say(&json!({"line": line}));
+            }
+            json!({"ended": true})
+        }
         ["spin"] => loop {
             std::hint::spin_loop();
         },
@@ -51,6 +70,15 @@ pub fn run(words: &[&str]) -> Value {
         // A process that is init of its pid namespace cannot die of its own signals: a child has to.
         ["child-signal", number] => child_signal(number.parse().unwrap()),
         ["fork", count] => fork(count.parse().unwrap()),
+        // sd_notify(3).
+        ["notify", text] => {
+            let sent = std::os::unix::net::UnixDatagram::unbound()
+                .and_then(|socket| socket.send_to(text.as_bytes(), std::env::var("NOTIFY_SOCKET").unwrap_or_default()));
+            match sent {
+                Ok(_) => json!({"ok": true}),
+                Err(e) => failed(&e),
+            }
+        }
         ["setuid", uid] => {
             // SAFETY: no pointers.
             outcome(i64::from(unsafe { libc::setuid(uid.parse().unwrap()) }))

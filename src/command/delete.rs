@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `orlop delete`.
 
+use std::os::fd::AsFd;
+use std::time::Duration;
+
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
 
@@ -11,7 +14,11 @@ use crate::kernel::cgroup::{self, Existing};
 use crate::kernel::procfs::Proc;
 use crate::plan::cgroup::Cgroup;
 use crate::process::destroy::{destroy, kill_and_wait};
-use crate::state::{Intent, Root, State, StateDir, Status};
+use crate::state::{Intent, Lock, Root, State, StateDir, Status};
+use crate::sys::process::pidfd_send_signal;
+
+/// How long `--force` waits for another command on the same container, each time.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Removes a container: one that has stopped or was never started, or with `--force` any, whatever its create or delete
 /// left behind.
@@ -24,7 +31,7 @@ pub fn delete(root: &Root, args: &Delete) -> Result<u8> {
             Some(dir) => dir,
         };
         // A create in progress holds the lock; a dead one has lost it.
-        let _lock = dir.lock()?;
+        let _lock = if args.force { lock_by_force(&dir)? } else { dir.lock()? };
         if !dir.exists()? {
             return if args.force { Ok(()) } else { Err(anyhow!("container {id} does not exist")) };
         }
@@ -32,6 +39,29 @@ pub fn delete(root: &Root, args: &Delete) -> Result<u8> {
     };
     deleted().with_context(|| format!("delete {id}"))?;
     Ok(0)
+}
+
+/// A create that hangs, in a hook say, holds the lock. It gets some time to end; then a signal, upon which it clears up
+/// after itself; then one that it cannot survive, and neither can its init and its hook.
+fn lock_by_force(dir: &StateDir) -> Result<Lock> {
+    for signal in [libc::SIGTERM, libc::SIGKILL] {
+        if let Some(lock) = dir.lock_within(PATIENCE)? {
+            return Ok(lock);
+        }
+        // A record that cannot be read names nobody.
+        let complete = dir.state().is_ok_and(|state| state.is_some());
+        if let Some(intent) = dir.intent().ok().flatten().filter(|_| !complete)
+            && let Some(creator) = Proc::open()?.find(&intent.creator)?
+        {
+            crate::log::warn(&format!("delete {}: ending its create, process {}", dir.id, intent.creator.pid));
+            match pidfd_send_signal(creator.pidfd.as_fd(), signal) {
+                Err(e) if e.errno != Errno::ESRCH => return Err(e.into()),
+                _ => {}
+            }
+        }
+    }
+    let lock = dir.lock_within(PATIENCE)?.context("another command holds the lock on the container, and does not end");
+    lock.hint(format!("fuser {:?} shows which", dir.path))
 }
 
 fn in_order(dir: &StateDir) -> Result<()> {
@@ -89,6 +119,7 @@ fn by_config(dir: &StateDir) -> Result<()> {
         bundle: dir.path.clone(),
         cgroups: cgroup::directories(&guess),
         systemd: None,
+        resctrl: Vec::new(),
         creator: Proc::open()?.identify(nix::unistd::Pid::this())?,
     };
     if intent.cgroups.is_empty() && host.cgroups != crate::host::CgroupLayout::None {

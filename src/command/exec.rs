@@ -6,10 +6,11 @@ use std::path::{Component, Path};
 use anyhow::{Context, Result, anyhow, bail};
 
 use crate::cli::Exec;
-use crate::command::create::wishes;
+use crate::command::create::{listen_fds, wishes};
 use crate::command::policy::govern_exec;
 use crate::error::{ResultExt, report};
 use crate::host::Host;
+use crate::kernel::cgroup::SubCgroup;
 use crate::kernel::procfs::Proc;
 use crate::plan::config::Process;
 use crate::plan::problem::Problems;
@@ -45,15 +46,15 @@ fn run(root: &Root, args: &Exec) -> Result<u8> {
         _ => {}
     }
     let host = Host::detect()?;
-    let sub = args.cgroup.as_deref().map(sub_cgroup).transpose()?;
+    let sub = sub_cgroups(&args.cgroup)?;
     let plan = plan(&dir, &state, &host, args)?;
     let wishes = wishes(&plan, &args.receivers, args.detach)?;
     let found = proc.find(&state.init)?.context("cannot exec in a stopped container")?;
-    let executed = exec::exec(&plan, &host, &state, &found, &wishes, sub, !args.detach)?;
+    let executed = exec::exec(&plan, &host, &state, &found, &wishes, &sub, !args.detach)?;
     if args.detach {
         return Ok(0);
     }
-    Ok(foreground::wait(&executed.child, executed.master.as_ref(), &executed.signals)?.status())
+    Ok(foreground::wait(&executed.child, executed.master.as_ref(), &executed.signals, None)?.status())
 }
 
 /// The plan of the container, from the config as it was at create, with another process.
@@ -66,6 +67,7 @@ fn plan(dir: &StateDir, state: &State, host: &Host, args: &Exec) -> Result<Plan>
         no_new_keyring: !state.new_keyring,
         preserve_fds: args.preserve_fds,
         systemd: state.systemd.as_ref().map(|unit| unit.manager.clone()),
+        listen_fds: listen_fds(),
         ..Request::default()
     };
     let container = config.spec.process.take().context("the container's config has no process")?;
@@ -163,13 +165,26 @@ fn parse_user(text: &str) -> Result<(u32, Option<u32>)> {
     parsed.ok_or_else(|| anyhow!("--user {text:?}: expected UID or UID:GID in digits"))
 }
 
-fn sub_cgroup(path: &Path) -> Result<&Path> {
-    let relative = path.strip_prefix("/").unwrap_or(path);
-    let plain = relative.components().all(|c| matches!(c, Component::Normal(_)));
-    if !plain || relative.as_os_str().is_empty() || path.to_string_lossy().contains(':') {
-        bail!("--cgroup {path:?}: bad sub cgroup path, expected one below the container's cgroup");
+/// `--cgroup`, as runc has it: one path for every hierarchy, or one for each of some v1 controllers.
+fn sub_cgroups(words: &[String]) -> Result<Vec<SubCgroup>> {
+    let mut all: Vec<SubCgroup> = Vec::new();
+    for word in words {
+        let (controllers, path) = word.split_once(':').unwrap_or(("", word));
+        let controllers: Vec<String> = controllers.split(',').filter(|c| !c.is_empty()).map(str::to_string).collect();
+        if controllers.is_empty() && (words.len() > 1 || word.contains(':')) {
+            bail!("--cgroup {word:?}: missing <controller>: prefix");
+        }
+        if let Some(twice) = controllers.iter().find(|c| all.iter().any(|sub| sub.controllers.contains(c))) {
+            bail!("--cgroup {word:?}: controller {twice} specified multiple times");
+        }
+        let relative = Path::new(path.strip_prefix('/').unwrap_or(path));
+        let plain = relative.components().all(|c| matches!(c, Component::Normal(_)));
+        if !plain || relative.as_os_str().is_empty() || path.contains(':') {
+            bail!("--cgroup {word:?}: bad sub cgroup path, expected one below the container's cgroup");
+        }
+        all.push(SubCgroup { controllers, path: relative.to_path_buf() });
     }
-    Ok(relative)
+    Ok(all)
 }
 
 #[cfg(test)]
@@ -187,9 +202,21 @@ mod tests {
 
     #[test]
     fn a_sub_cgroup_stays_below() {
-        assert_eq!(sub_cgroup(Path::new("/a/b")).unwrap(), Path::new("a/b"));
-        for path in ["", "/", "../x", "a/../b", "cpu:x"] {
-            assert!(sub_cgroup(Path::new(path)).is_err(), "{path}");
+        let subs = |words: &[&str]| sub_cgroups(&words.iter().map(ToString::to_string).collect::<Vec<_>>());
+        assert_eq!(subs(&["/a/b"]).unwrap()[0].path, Path::new("a/b"));
+        assert_eq!(subs(&["cpu,cpuacct:a", "pids:b"]).unwrap()[1].controllers, ["pids"]);
+        for words in [
+            &[""][..],
+            &["/"],
+            &["../x"],
+            &["a/../b"],
+            &["cpu:../x"],
+            &["cpu:a:b"],
+            &[":a"],
+            &["a", "b"],
+            &["cpu:a", "memory,cpu:b"],
+        ] {
+            assert!(subs(words).is_err(), "{words:?}");
         }
     }
 }

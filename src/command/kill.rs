@@ -39,7 +39,7 @@ pub fn kill(root: &Root, args: &Kill) -> Result<u8> {
 }
 
 fn to_init(state: &State, proc: &Proc, signal: i32) -> Result<()> {
-    if signal == libc::SIGKILL && !state.private_pid_namespace {
+    if signal == libc::SIGKILL && !state.private_pid_namespace && !state.cgroups.is_empty() {
         // Without a PID namespace of its own init does not take the others with it.
         return Existing::open(&state.cgroups)?.kill_all(signal);
     }

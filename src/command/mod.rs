@@ -3,13 +3,17 @@
 
 pub mod audit;
 pub mod check;
+pub mod checkpoint;
+pub mod completions;
 pub mod create;
 pub mod delete;
 pub mod events;
 pub mod exec;
 pub mod features;
+pub mod info;
 pub mod kill;
 pub mod list;
+pub mod mounts;
 pub mod pause;
 pub mod plan;
 pub mod policy;
@@ -96,4 +100,10 @@ pub fn make_plan(config: &Config, host: &Host, request: &Request) -> Result<Plan
         crate::log::warn(&warning.to_string());
     }
     plan.ok_or_else(|| Problems { warnings: Vec::new(), ..problems }.into())
+}
+
+/// Whether output on stdout may have colours: it is a terminal, and nobody has set NO_COLOR (no-color.org).
+pub fn colours() -> bool {
+    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    !unwanted && nix::unistd::isatty(crate::sys::fd::stdio(1)).unwrap_or(false)
 }

@@ -199,13 +199,40 @@ pub fn keep(dir: &StateDir, record: Option<&Record>, config: &[u8]) -> Result<()
     }
 }
 
-/// Puts a further process of a container under the rules that the container was made under. Gives the profiles that its
-/// filter has beside `linux.seccomp`.
-pub fn govern_exec(dir: &StateDir, process: &mut Process, ceiling: Set) -> Result<Vec<LinuxSeccomp>> {
-    let Some(bytes) = dir.load_bytes(POLICY)? else { return Ok(Vec::new()) };
+/// The policy that a container was made under.
+fn held(dir: &StateDir) -> Result<Option<Held>> {
+    let Some(bytes) = dir.load_bytes(POLICY)? else { return Ok(None) };
     let held = Held::read(&bytes).ok_or_else(|| anyhow!("{:?} is damaged", dir.path.join(POLICY)))?;
     let config = dir.load_bytes(CONFIG)?.unwrap_or_default();
     check_config(dir, &held, &config)?;
+    Ok(Some(held))
+}
+
+/// Puts further mounts of a container under the rules that the container was made under. `config`: that of the container,
+/// with these mounts in the place of its own; it comes back with the options that the policy adds.
+pub fn govern_mounts(dir: &StateDir, mut config: Vec<u8>, bundle: &Path) -> Result<Vec<u8>> {
+    let Some(held) = held(dir)? else { return Ok(config) };
+    let mut decisions = Vec::new();
+    for tables in &held.tables {
+        let parsed = spec::parse(config.clone())?;
+        let effective = decide::decide_mounts(tables, &parsed.spec, &file::facts(&parsed.spec, bundle)?);
+        decisions.extend(effective.decisions);
+        config = apply(&effective.edits, &config).map_err(|e| anyhow!(e))?;
+    }
+    audit(&held.audit, "mounts add", &dir.id, &decisions)?;
+    if decisions.iter().any(|decision| decision.outcome == Outcome::Refused) {
+        return Err(refusal(&decisions));
+    }
+    for decision in &decisions {
+        crate::log::warn(&decision.to_string());
+    }
+    Ok(config)
+}
+
+/// Puts a further process of a container under the rules that the container was made under. Gives the profiles that its
+/// filter has beside `linux.seccomp`.
+pub fn govern_exec(dir: &StateDir, process: &mut Process, ceiling: Set) -> Result<Vec<LinuxSeccomp>> {
+    let Some(held) = held(dir)? else { return Ok(Vec::new()) };
     let mut decisions = Vec::new();
     for tables in &held.tables {
         ProcessRules::from(tables).for_exec(ceiling).decide(process, &mut decisions);

@@ -45,6 +45,7 @@ pub fn record(
             userns: None,
             policy: policy.map(Path::to_path_buf),
             systemd_cgroup,
+            no_cgroup: false,
             id: Id { id: format!("record-{}", std::process::id()) },
         },
     };

@@ -18,6 +18,7 @@ use crate::plan::{Plan, Request};
 use crate::process::create::Created;
 use crate::process::destroy::{destroy, kill_and_wait};
 use crate::process::foreground;
+use crate::process::notify::Notify;
 use crate::process::start;
 use crate::process::watch::{Task, Watcher};
 use crate::seccomp::arch::Arch;
@@ -46,7 +47,7 @@ pub fn run_watched(
         set_child_subreaper()?;
     }
     let interrupts = Interrupts::block()?;
-    let attended = Attended { detached: args.detach, watch };
+    let attended = Attended { detached: args.detach, waits: false, watch };
     let created = make(root, &args.create, &attended, tolerate_cgroups, &interrupts)?;
     let ran = finish(args, &created, &interrupts);
     if ran.is_err() {
@@ -106,7 +107,7 @@ pub fn refuse_ordinary_user(plan: &Plan) -> Result<()> {
 }
 
 /// Removes the container, unless a `delete --force` has: its cgroups may be those of a new one with the same id.
-fn remove(created: &Created, interrupts: &Interrupts) -> Result<()> {
+pub fn remove(created: &Created, interrupts: &Interrupts) -> Result<()> {
     let _lock = created.dir.lock()?;
     if !created.dir.exists()? {
         return Ok(());
@@ -130,12 +131,16 @@ fn finish(args: &Run, created: &Created, interrupts: &Interrupts) -> Result<u8> 
     let lock = created.dir.lock()?;
     // Signals are collected from here on: none may kill this process between start and the wait.
     let signals = foreground::Signals::block(!args.detach)?;
+    let notify = Notify::bind(&created.dir)?;
     start::start(&created.dir, &created.state, &proc, Some(interrupts), created.watcher.as_ref())?;
     drop(lock);
     if args.detach {
+        if let Some(notify) = &notify {
+            notify.wait(created.child.pid.as_raw(), &created.child.pidfd, Some(interrupts))?;
+        }
         return Ok(0);
     }
-    let exit = foreground::wait(&created.child, created.master.as_ref(), &signals)?;
+    let exit = foreground::wait(&created.child, created.master.as_ref(), &signals, notify)?;
     drop(signals);
     if exit == Exit::Signal(libc::SIGKILL) {
         tell_of_oom(created);

@@ -417,7 +417,8 @@ fn compile(args: &SeccompCompile) -> Result<u8> {
                 bytes.extend([i.jt, i.jf]);
                 bytes.extend(i.k.to_le_bytes());
             }
-            std::io::stdout().write_all(&bytes).context("stdout")?;
+            let mut out = std::io::stdout();
+            out.write_all(&bytes).and_then(|()| out.flush()).context("stdout")?;
         }
         ProgramFormat::Json => {
             let program: Vec<Value> =

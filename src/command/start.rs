@@ -4,15 +4,26 @@
 use anyhow::{Context, Result};
 
 use crate::kernel::procfs::Proc;
+use crate::process::notify::Notify;
 use crate::process::start;
-use crate::state::Root;
+use crate::state::{Root, Status};
 
-/// Starts the program of a created container. An execve that fails is this command's error.
+/// Starts the program of a created container. An execve that fails is this command's error. With a
+/// NOTIFY_SOCKET it returns when the program has said that it is ready.
 pub fn start(root: &Root, id: &str) -> Result<u8> {
     let started = || -> Result<()> {
-        let (dir, _lock) = start::open_locked(root, id)?;
+        let (dir, lock) = start::open_locked(root, id)?;
         let state = dir.complete_state()?;
-        start::start(&dir, &state, &Proc::open()?, None, None)
+        let proc = Proc::open()?;
+        // Of a container that runs, the socket is in use.
+        let notify = if state.status(&proc)? == Status::Created { Notify::bind(&dir)? } else { None };
+        let init = proc.find(&state.init)?;
+        start::start(&dir, &state, &proc, None, None)?;
+        drop(lock);
+        match (notify, init) {
+            (Some(notify), Some(init)) => notify.wait(state.init.pid, &init.pidfd, None),
+            _ => Ok(()),
+        }
     };
     started().with_context(|| format!("start {id}"))?;
     Ok(0)

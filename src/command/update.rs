@@ -13,10 +13,11 @@ use crate::error::ResultExt;
 use crate::host::{CgroupLayout, Host};
 use crate::kernel::cgroup::update as kernel;
 use crate::kernel::procfs::Proc;
-use crate::kernel::systemd;
+use crate::kernel::{resctrl, systemd};
 use crate::plan::cgroup::{Cgroup, Version, Write, update as plan};
 use crate::plan::config::Spec;
 use crate::plan::problem::Problems;
+use crate::plan::resctrl::{self as plan_resctrl, Resctrl};
 use crate::plan::systemd::{Property, Remembered};
 use crate::spec;
 use crate::state::{CONFIG, Root, State, StateDir, Status};
@@ -40,7 +41,7 @@ pub fn update(root: &Root, args: &Update) -> Result<u8> {
         if state.status(&Proc::open()?)? == Status::Stopped {
             bail!("container not running");
         }
-        apply(&dir, &state, &asked)
+        apply(&dir, &state, &asked, &args.limits)
     };
     updated().with_context(|| format!("update {id}"))?;
     Ok(0)
@@ -60,12 +61,6 @@ fn read(path: &Path) -> Result<Value> {
 
 /// The flags as `linux.resources`.
 fn from_flags(limits: &Limits) -> Result<Value> {
-    for (flag, schema) in [("l3-cache-schema", &limits.l3_cache_schema), ("mem-bw-schema", &limits.mem_bw_schema)] {
-        if schema.is_some() {
-            let refused: Result<Value> = Err(anyhow!("--{flag}: Intel RDT is not enabled"));
-            return refused.hint("this version of orlop does not carry linux.intelRdt out");
-        }
-    }
     let bytes = |flag: &str, text: &Option<String>| -> Result<Option<i64>> {
         let Some(text) = text.as_deref().filter(|text| !text.is_empty()) else { return Ok(None) };
         let number = plan::bytes(text).ok_or_else(|| anyhow!("invalid value for {flag}: {text:?}"));
@@ -105,7 +100,7 @@ fn from_flags(limits: &Limits) -> Result<Value> {
     Ok(asked)
 }
 
-fn apply(dir: &StateDir, state: &State, asked: &Value) -> Result<()> {
+fn apply(dir: &StateDir, state: &State, asked: &Value, limits: &Limits) -> Result<()> {
     let host = Host::detect()?;
     let version = if matches!(host.cgroups, CgroupLayout::Legacy { .. }) { Version::V1 } else { Version::V2 };
     let old_bytes = dir.load_bytes(CONFIG)?.context("the state directory has lost the container's config")?;
@@ -124,6 +119,17 @@ fn apply(dir: &StateDir, state: &State, asked: &Value) -> Result<()> {
         bail!("the container's config has no section linux")
     };
     linux.insert("resources".into(), resources);
+    let rdt = [("l3CacheSchema", &limits.l3_cache_schema), ("memBwSchema", &limits.mem_bw_schema)];
+    let asks_rdt = rdt.iter().any(|(_, schema)| schema.is_some());
+    if asks_rdt {
+        let Some(section) = linux.get_mut("intelRdt").and_then(Value::as_object_mut) else {
+            let refused: Result<()> = Err(anyhow!("--l3-cache-schema, --mem-bw-schema: Intel RDT is not enabled"));
+            return refused.hint("the container's config has no linux.intelRdt, so that it is in no class of its own");
+        };
+        for (member, schema) in rdt.into_iter().filter_map(|(member, schema)| Some((member, schema.as_ref()?))) {
+            section.insert(member.into(), json!(schema));
+        }
+    }
 
     let config = govern_update(dir, &old_bytes, serde_json::to_vec_pretty(&config)?)?;
     let new = cgroup(&config.spec, state, &host, true)?;
@@ -145,14 +151,27 @@ fn apply(dir: &StateDir, state: &State, asked: &Value) -> Result<()> {
     }
     // A record that cannot be written is known before the kernel is asked.
     keep_update(dir, &old_bytes, &config.bytes)?;
-    let updated = unit.as_ref().map_or(Ok(()), |unit| systemd::set(unit.of, &unit.new)).and_then(|()| {
-        kernel::update(&places, &update).inspect_err(|_| {
-            if let Some(Err(e)) = unit.as_ref().map(|unit| systemd::set(unit.of, &unit.old)) {
-                crate::log::warn(&format!("taking properties of the unit back: {}", crate::error::one_line(&e)));
+    let changed = || -> Result<()> {
+        let mut undo = None;
+        if asks_rdt && let Some(class) = class(&config.spec, &state.id)? {
+            let root = resctrl::mount_point(&Proc::open()?)?;
+            undo = Some((resctrl::change(&root, &class)?, root, class));
+        }
+        let limited = unit.as_ref().map_or(Ok(()), |unit| systemd::set(unit.of, &unit.new)).and_then(|()| {
+            kernel::update(&places, &update).inspect_err(|_| {
+                if let Some(Err(e)) = unit.as_ref().map(|unit| systemd::set(unit.of, &unit.old)) {
+                    crate::log::warn(&format!("taking properties of the unit back: {}", crate::error::one_line(&e)));
+                }
+            })
+        });
+        limited.inspect_err(|_| {
+            if let Some((before, root, class)) = undo {
+                // The error that is reported is the one that led here.
+                drop(resctrl::change(&root, &Resctrl { schemata: before, ..class }));
             }
         })
-    });
-    updated.inspect_err(|_| {
+    };
+    changed().inspect_err(|_| {
         if let Err(e) = keep_update(dir, &config.bytes, &old_bytes) {
             crate::log::warn(&format!("taking the kept config back: {}", crate::error::one_line(&e)));
         }
@@ -171,6 +190,13 @@ impl Unit<'_> {
         let (of, old, new) = (state.systemd.as_ref()?, old.driver.unit()?, new.driver.unit()?);
         Some(Unit { of, old: old.changes(new), new: new.changes(old) })
     }
+}
+
+/// The container's class of service.
+fn class(spec: &Spec, id: &str) -> Result<Option<Resctrl>> {
+    let mut problems = Problems::default();
+    let class = spec.linux.as_ref().and_then(|linux| plan_resctrl::from_spec(linux, id, &mut problems));
+    if problems.errors.is_empty() { Ok(class) } else { Err(Problems { warnings: Vec::new(), ..problems }.into()) }
 }
 
 /// The cgroup's plan; `warn` of what is ignored.
@@ -223,7 +249,6 @@ mod tests {
             (["--memory", "64X"], "invalid value for memory"),
             (["--memory-swap", "-2"], "invalid value for memory-swap"),
             (["--cpu-idle", "2"], "invalid value for cpu-idle"),
-            (["--l3-cache-schema", "L3:0=f"], "--l3-cache-schema"),
         ] {
             assert!(asked(&flags).unwrap_err().to_string().contains(word), "{flags:?}");
         }

@@ -3,13 +3,13 @@
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
-use nix::unistd::{getgroups, getresgid, getresuid};
+use nix::unistd::{getresgid, getresuid};
 
 use crate::error::ResultExt;
 use crate::plan::capabilities::{Set, Sets, name};
 use crate::plan::process::Process;
 use crate::sys::process::{
-    CapabilitySets, ambient_clear, ambient_has, ambient_raise, bounding_drop, bounding_has, capget, capset,
+    CapabilitySets, ambient_clear, ambient_has, ambient_raise, bounding_drop, bounding_has, capget, capset, getgroups,
     set_keep_capabilities, setgid, setgroups, setuid,
 };
 
@@ -96,7 +96,9 @@ pub fn verify(process: &Process, filtered: bool) -> Result<()> {
             Err(e) => return Err(e.into()),
         }
     }
-    for number in 0..64 {
+    // The kernel keeps the ambient set within the permitted and the inheritable one (capabilities(7)), which have been
+    // read back: whatever is not in both need not be asked for.
+    for number in Set(permitted.0 & inheritable.0).numbers() {
         match ambient_has(number) {
             Ok(has) if has != (ambient.0 >> number & 1 == 1) => {
                 bail!(
@@ -116,7 +118,7 @@ pub fn verify(process: &Process, filtered: bool) -> Result<()> {
                 ids.dedup();
                 ids
             };
-            let now = sorted(groups.into_iter().map(nix::unistd::Gid::as_raw).collect());
+            let now = sorted(groups);
             if now != sorted(process.additional_gids.clone()) && !process.additional_gids.is_empty() {
                 bail!("process.user.additionalGids: the kernel reports {now:?}");
             }

@@ -11,6 +11,8 @@ use nix::errno::Errno;
 use nix::sys::stat::{SFlag, stat};
 use nix::unistd::{AccessFlags, access};
 
+use crate::error::ResultExt;
+use crate::kernel::program;
 use crate::plan::process::{Process, search_path};
 
 /// The path to give to execve(2). Errors: `exec: "x": executable file not found in $PATH`,
@@ -18,23 +20,54 @@ use crate::plan::process::{Process, search_path};
 pub fn find(process: &Process) -> Result<CString> {
     let name = process.args.first().map(String::as_str).unwrap_or_default();
     let quoted = |message: &str| anyhow!("exec: {name:?}: {message}");
+    let denied = |path: &Path| hinted(quoted("permission denied"), path);
     if name.contains('/') {
         check(Path::new(name)).map_err(|errno| match errno {
-            Errno::EACCES => quoted("permission denied"),
+            Errno::EACCES => denied(Path::new(name)),
             other => quoted(&format!("stat {name}: {}", crate::sys::describe(other))),
         })?;
         return c_path(Path::new(name));
     }
-    let mut denied = false;
+    let mut refused = None;
     for directory in search_path(&process.env) {
         let candidate = directory.join(name);
         match check(&candidate) {
             Ok(()) => return c_path(&candidate),
-            Err(Errno::EACCES) => denied = true,
+            Err(Errno::EACCES) => refused = refused.or(Some(candidate)),
             Err(_) => {}
         }
     }
-    Err(quoted(if denied { "permission denied" } else { "executable file not found in $PATH" }))
+    Err(refused.map_or_else(|| quoted("executable file not found in $PATH"), |path| denied(&path)))
+}
+
+/// Adds what the file says about why it may not be executed.
+fn hinted(error: anyhow::Error, path: &Path) -> anyhow::Error {
+    program::explain(path).into_iter().fold(error, |error, fault| {
+        let text = fault.hint.map_or(fault.message.clone(), |hint| format!("{}: {hint}", fault.message));
+        Err::<(), _>(error).hint(text).err().unwrap_or_else(|| anyhow!(fault.message))
+    })
+}
+
+/// What to say of an execve(2) that failed: the context, which names what the kernel does not, and the advice.
+pub fn explain(path: &Path, errno: Errno) -> (String, Option<String>) {
+    let general = match errno {
+        Errno::ENOENT => {
+            "the file exists: its interpreter (#! line or ELF loader) does not, inside the root filesystem"
+        }
+        Errno::ENOEXEC => "neither a program for this machine nor a script with a #! line",
+        Errno::ETXTBSY => "another process has the file open for writing",
+        Errno::E2BIG => {
+            "the arguments and the environment are too long: a quarter of RLIMIT_STACK at most, and 128 KiB for each"
+        }
+        Errno::EAGAIN => "the user has more processes than RLIMIT_NPROC",
+        _ => "",
+    };
+    let general = || Some(general.to_string()).filter(|text| !text.is_empty());
+    let of_the_file = matches!(errno, Errno::ENOENT | Errno::ENOEXEC | Errno::EACCES | Errno::ELOOP);
+    match program::explain(path).into_iter().find(|fault| of_the_file && fault.certain) {
+        Some(fault) => (format!("exec: {}", fault.message), fault.hint),
+        None => (format!("exec: {path:?}"), general()),
+    }
 }
 
 /// Whether `path` is a file that may be executed. EACCES for a directory too, as exec(3) has it.

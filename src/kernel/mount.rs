@@ -11,13 +11,15 @@ use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use nix::sys::statvfs::{FsFlags, fstatvfs};
+use serde::{Deserialize, Serialize};
 
 use super::copy_up;
 use super::idmap::Mapper;
-use super::path::{self, Root, c_string, host_path};
+use super::path::{self, Place, Root, c_string, host_path};
+use super::procfs::Proc;
 use crate::error::ResultExt;
 use crate::host::{CgroupLayout, Hierarchy};
-use crate::plan::filesystem::Filesystem;
+use crate::plan::filesystem::{Filesystem, InRoot};
 use crate::plan::idmap::MountMap;
 use crate::plan::mount_options::{Attrs, Propagation, PropagationType, attr, names};
 use crate::plan::mounts::{Kind, Mount, may_cover_proc};
@@ -277,7 +279,17 @@ pub fn attach(
 ) -> Result<Option<OwnedFd>> {
     let target = match (&mount.kind, &source) {
         (Kind::Bind { .. }, Some(source)) if !source.is_dir => root.file(&mount.destination),
-        (Kind::Tmpfs { .. }, _) => return tmpfs(mount, root, fs),
+        (Kind::Tmpfs { .. }, _) => {
+            let covered = root.find(&mount.destination).context("destination")?;
+            let is_new = covered.is_none();
+            let target = match covered {
+                Some(covered) => covered,
+                None => root.directory(&mount.destination).context("destination")?,
+            };
+            let made = tmpfs(mount, target.as_fd(), is_new, fs)?;
+            put(mount, made.as_fd(), target.as_fd())?;
+            return Ok(Some(made));
+        }
         (Kind::Cgroup, _) => return cgroup(mount, root, cgroups, cgroup_sources, fs),
         (Kind::Proc | Kind::Sysfs, _) => root.real_directory(&mount.destination),
         _ => root.directory(&mount.destination),
@@ -472,34 +484,164 @@ fn explain<T>(context: BorrowedFd<'_>, result: crate::sys::Result<T>) -> Result<
     })
 }
 
-/// A tmpfs takes over the mode of the directory that it covers unless it is given one, and its contents with
-/// `tmpcopyup`.
-fn tmpfs(mount: &Mount, root: &Root, fs: &Filesystem) -> Result<Option<OwnedFd>> {
-    let covered = root.find(&mount.destination).context("destination")?;
+/// A detached tmpfs. It takes over the mode of the directory that it covers, unless that `is_new` or it is given one,
+/// and its contents with `tmpcopyup`.
+fn tmpfs(mount: &Mount, target: BorrowedFd<'_>, is_new: bool, fs: &Filesystem) -> Result<OwnedFd> {
     let mut parameters = with_label(&mount.parameters, fs).into_owned();
-    if let Some(covered) = &covered
-        && !parameters.iter().any(|(key, _)| key == "mode")
-    {
-        let mode = path::stat(covered.as_fd())?.st_mode & 0o7777;
+    if !is_new && !parameters.iter().any(|(key, _)| key == "mode") {
+        let mode = path::stat(target)?.st_mode & 0o7777;
         parameters.push(("mode".to_string(), Some(format!("{mode:o}"))));
     }
-    let target = match covered {
-        Some(covered) => covered,
-        None => root.directory(&mount.destination).context("destination")?,
-    };
     let copy = matches!(mount.kind, Kind::Tmpfs { copy_up: true });
     let all = mount.attrs.to_set();
     let at_first = if mount.read_only_at_end || copy { all & !attr::RDONLY } else { all };
     let made = new_filesystem("tmpfs", mount.source.as_deref(), &parameters, at_first)?;
     if copy {
-        copy_up::copy(target.as_fd(), made.as_fd()).context("tmpcopyup")?;
+        copy_up::copy(target, made.as_fd()).context("tmpcopyup")?;
         if at_first != all && !mount.read_only_at_end {
             set_read_only(made.as_fd(), false)?;
         }
     }
     apply(made.as_fd(), Attrs::default(), Attrs::default(), None, &mount.propagation)?;
-    put(mount, made.as_fd(), target.as_fd())?;
-    Ok(Some(made))
+    Ok(made)
+}
+
+/// A further mount of a container that exists.
+#[derive(Debug)]
+pub struct Added {
+    mount: OwnedFd,
+    place: Place,
+}
+
+/// Which mount it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MountId {
+    /// As in mountinfo; free again once the mount is gone.
+    pub id: u64,
+    /// See [`mount::unique_mount_id`].
+    pub unique: u64,
+}
+
+impl MountId {
+    /// That of the mount which `fd` is on.
+    pub fn of(fd: BorrowedFd<'_>) -> Result<Self> {
+        Ok(Self { id: mount::mount_id(fd)?, unique: mount::unique_mount_id(fd)? })
+    }
+}
+
+/// CHILD in a container that exists: makes a mount, and puts it in its place once `record` knows which one it is. On
+/// failure nothing is left.
+pub fn add(
+    mount: &Mount,
+    root: &Root,
+    source: Option<Source>,
+    fs: &Filesystem,
+    record: impl FnOnce(MountId) -> Result<()>,
+) -> Result<Added> {
+    let directory = source.as_ref().is_none_or(|source| source.is_dir);
+    // As for `attach`, links are followed but for proc and sysfs.
+    let follow = !matches!(mount.kind, Kind::Proc | Kind::Sysfs);
+    let place = root.place(&mount.destination, directory, follow).context("destination")?;
+    let made = || -> Result<OwnedFd> {
+        let target = place.target.as_fd();
+        let made = match (&mount.kind, source) {
+            (_, Some(source)) => source.mount,
+            (Kind::Tmpfs { .. }, None) => tmpfs(mount, target, place.is_new(), fs)?,
+            (_, None) => new_mount(mount, fs)?,
+        };
+        record(MountId::of(made.as_fd())?)?;
+        put(mount, made.as_fd(), target)?;
+        Ok(made)
+    };
+    match made() {
+        Ok(mount) => Ok(Added { mount, place }),
+        Err(e) => {
+            place.take_back();
+            Err(e)
+        }
+    }
+}
+
+impl Added {
+    /// The mount itself.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.mount.as_fd()
+    }
+
+    /// Unmounts it again.
+    pub fn take_back(self, proc: &Proc) {
+        // The error that is reported is the one that led here.
+        drop(unmount(proc, self.mount.as_fd()));
+        self.place.take_back();
+    }
+}
+
+/// CHILD in a container that exists: detaches the mount that `fd` is the root of, and what is mounted below it. No path
+/// is resolved: nothing can be swapped between the look at `fd` and the unmounting.
+///
+/// `proc`: the host's.
+pub fn unmount(proc: &Proc, fd: BorrowedFd<'_>) -> Result<()> {
+    use std::os::fd::AsRawFd;
+    nix::unistd::fchdir(proc.own_descriptors()?).map_err(failed("fchdir(/proc/self/fd)"))?;
+    Ok(mount::detach_entry(&c_string(&fd.as_raw_fd().to_string())?)?)
+}
+
+/// CHILD in a container that exists: unmounts the mount at `destination` if it is `known`. False if something else is
+/// there, or nothing.
+pub fn remove(proc: &Proc, root: &Root, destination: &InRoot, known: MountId) -> Result<bool> {
+    // The container may put mounts of its own on top at any time; those go first then.
+    for _ in 0..MOST_STACKED {
+        let Some(found) = root.find(destination)? else { return Ok(false) };
+        if !mount::is_mount_root(found.as_fd())? || mount::unique_mount_id(found.as_fd())? != known.unique {
+            return Ok(false);
+        }
+        unmount(proc, found.as_fd())?;
+        let again = root.find(destination)?;
+        let again = again.map(|fd| mount::unique_mount_id(fd.as_fd())).transpose()?;
+        if again != Some(known.unique) {
+            return Ok(true);
+        }
+    }
+    bail!("the container keeps mounting over it")
+}
+
+/// How many mounts that a container stacks on one while it is being unmounted are put up with.
+const MOST_STACKED: u32 = 16;
+
+/// CHILD, before it enters the user namespace of a container that exists: exchanges the parent's clones for copies that
+/// the kernel has locked, as [`lock_source`] does for a new container. Here the attributes that were asked for are locked
+/// with those of the host: a bind that was added `ro` stays so whatever the container's root may do
+/// (mount_namespaces(7)).
+///
+/// A copy of the caller's mount namespace gets the mounts; a copy of that copy, made in the user namespace, has them
+/// locked. `enter_user` enters that.
+pub fn lock_sources(sources: &mut [Option<Source>], enter_user: impl FnOnce() -> Result<()>) -> Result<()> {
+    let private = Attr { propagation: libc::MS_PRIVATE, ..Attr::default() };
+    crate::sys::clone::unshare(libc::CLONE_NEWNS)?;
+    mount::set_attr_of_root(&private)?;
+    let stage = new_filesystem("tmpfs", Some("tmpfs"), &[("mode".to_string(), Some("755".to_string()))], 0)?;
+    for (i, source) in sources.iter().enumerate() {
+        let Some(source) = source else { continue };
+        let name = i.to_string();
+        let place = match source.is_dir {
+            true => path::make_directory_in(stage.as_fd(), &name)?,
+            false => path::make_file_in(stage.as_fd(), &name, 0o644)?,
+        };
+        mount::attach(source.mount.as_fd(), place.as_fd())?;
+    }
+    mount::attach_on_root(stage.as_fd())?;
+    nix::unistd::fchdir(&stage).map_err(failed("fchdir(stage)"))?;
+    drop(stage);
+    enter_user()?;
+    // The working directory goes with it.
+    crate::sys::clone::unshare(libc::CLONE_NEWNS)?;
+    for (i, source) in sources.iter_mut().enumerate() {
+        if let Some(source) = source {
+            source.mount = mount::clone_tree(nix::fcntl::AT_FDCWD, &c_string(&i.to_string())?, true)?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes a mount read-only, and all below it if `recursive`; its other attributes stay.

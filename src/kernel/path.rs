@@ -20,6 +20,9 @@ use crate::sys::mount::failed;
 /// How many dangling links one path may go through while its missing parts are made.
 const MOST_LINKS: u32 = 8;
 
+/// The flags that let only a directory itself be opened.
+const NO_LINK: libc::c_int = libc::O_DIRECTORY | libc::O_NOFOLLOW;
+
 /// One directory entry of a directory that is held open; no link of any kind is followed, no mount crossed.
 const ENTRY: Resolve = Resolve::BENEATH;
 
@@ -69,6 +72,56 @@ impl Root {
         self.make_file(path.as_str(), 0)
     }
 
+    /// Opens what is at `path` with O_PATH, and makes what is missing: directories, and last a file unless `directory`.
+    /// Unlike [`Root::directory`] it can be taken back, and makes nothing where a dangling link leads. Without `follow` the
+    /// last component must be a directory, and no link.
+    pub fn place(&self, path: &InRoot, directory: bool, follow: bool) -> Result<Place> {
+        let mut missing = Vec::new();
+        let mut there = path.as_str();
+        let mut target = loop {
+            let last = missing.is_empty();
+            let flags = if last { 0 } else { libc::O_DIRECTORY } | if last && !follow { NO_LINK } else { 0 };
+            let name = if there.is_empty() { "/" } else { there };
+            match openat2(self.fd(), &c_string(name)?, libc::O_PATH | flags, 0, Resolve::IN_ROOT) {
+                Ok(fd) => break fd,
+                Err(e) if e.errno == Errno::ENOENT => {
+                    let (parent, name) = there.rsplit_once('/').with_context(|| format!("{path}"))?;
+                    missing.push(name);
+                    there = parent;
+                }
+                Err(e) => {
+                    return Err(e).hint_if(Errno::ENOTDIR, format!("{there} of the root filesystem is no directory"));
+                }
+            }
+        };
+        let mut made: Vec<(OwnedFd, String)> = Vec::new();
+        let result = (|| -> Result<()> {
+            while let Some(name) = missing.pop() {
+                let flags = if directory || !missing.is_empty() {
+                    mkdirat(&target, name, Mode::from_bits_truncate(0o755))
+                        .map_err(failed(format!("mkdirat({name:?})")))
+                        .map_or_else(|e| explain(Err(e)), Ok)?;
+                    libc::O_DIRECTORY
+                } else {
+                    drop(make_file_in(target.as_fd(), name, 0o644)?);
+                    0
+                };
+                made.push((target.try_clone().context("duplicate a descriptor")?, name.to_string()));
+                let flags = libc::O_PATH | libc::O_NOFOLLOW | flags;
+                target = openat2(target.as_fd(), &c_string(name)?, flags, 0, ENTRY)?;
+            }
+            Ok(())
+        })();
+        let place = Place { target, made };
+        match result {
+            Ok(()) => Ok(place),
+            Err(e) => {
+                place.take_back();
+                Err(e).hint_if(Errno::EEXIST, "a dangling link is in the way, or the container has just made it")
+            }
+        }
+    }
+
     /// The directory that holds the last component of `path`, made if it is missing, and that component's name. `path`
     /// must not be `/`.
     pub fn entry<'a>(&self, path: &'a InRoot) -> Result<(OwnedFd, &'a str)> {
@@ -109,6 +162,37 @@ impl Root {
                 None => Err(e),
             },
             Err(e) => Err(e),
+        }
+    }
+}
+
+/// Where something is to be mounted, and what was made for it.
+#[derive(Debug)]
+pub struct Place {
+    pub target: OwnedFd,
+    /// The directory and the name of each, outermost first.
+    made: Vec<(OwnedFd, String)>,
+}
+
+impl Place {
+    /// Whether the mount point was not there before.
+    pub fn is_new(&self) -> bool {
+        !self.made.is_empty()
+    }
+
+    /// Removes what was made. What the container has filled or replaced meanwhile stays: it is the container's.
+    pub fn take_back(self) {
+        use nix::unistd::{UnlinkatFlags, unlinkat};
+        for (i, (dir, name)) in self.made.iter().rev().enumerate() {
+            let removed = unlinkat(dir, name.as_str(), UnlinkatFlags::RemoveDir);
+            // Only the last that was made can be a file; it is orlop's as long as it is empty.
+            let empty_file = i == 0
+                && removed == Err(Errno::ENOTDIR)
+                && fstat(&self.target)
+                    .is_ok_and(|stat| stat.st_size == 0 && stat.st_mode & libc::S_IFMT == libc::S_IFREG);
+            if empty_file {
+                let _replaced = unlinkat(dir, name.as_str(), UnlinkatFlags::NoRemoveDir);
+            }
         }
     }
 }

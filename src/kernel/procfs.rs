@@ -60,6 +60,13 @@ impl Proc {
         Ok(text)
     }
 
+    /// As [`Proc::read`], for a file that need not be UTF-8.
+    pub fn read_bytes(&self, path: &str) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.file(path, libc::O_RDONLY)?.read_to_end(&mut bytes).with_context(|| format!("read /proc/{path}"))?;
+        Ok(bytes)
+    }
+
     /// Writes `value` in one write(2).
     pub fn write(&self, path: &str, value: &str) -> Result<()> {
         let written = self.file(path, libc::O_WRONLY)?.write(value.as_bytes());
@@ -141,6 +148,13 @@ impl Proc {
     pub fn write_own(&self, path: &str, value: &str) -> Result<()> {
         let own = call!("readlinkat(\"/proc/self\")" => nix::fcntl::readlinkat(&self.0, "self"))?;
         self.write(&format!("{}/{path}", own.to_string_lossy()), value)
+    }
+
+    /// The directory of the caller's own descriptors.
+    pub fn own_descriptors(&self) -> Result<OwnedFd> {
+        let own = call!("readlinkat(\"/proc/self\")" => nix::fcntl::readlinkat(&self.0, "self"))?;
+        let name = CString::new(format!("{}/fd", own.to_string_lossy())).context("/proc/self")?;
+        Ok(openat2(self.0.as_fd(), &name, libc::O_PATH | libc::O_DIRECTORY, 0, Resolve::BENEATH)?)
     }
 
     /// Below `sys`: the file of a kernel parameter.

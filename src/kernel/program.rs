@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result};
 use nix::sys::stat::FileStat;
+use nix::sys::statvfs::FsFlags;
 
 use super::path::{self, Root};
 use crate::plan::filesystem::InRoot;
@@ -19,6 +20,28 @@ pub struct Tree {
     pub root: Root,
     /// Destination and content, in the order of the mounts; None if what will be there is not known.
     pub covers: Vec<(InRoot, Option<Root>)>,
+    /// Whether it is the caller's own root: files are opened by their paths then, since there may be no /proc, and mounts
+    /// count as they are.
+    pub inside: bool,
+}
+
+/// Why execve(2) has refused a program to the caller, who is in its root already and has its ids: as far as its files say.
+/// The first fault is the nearest.
+pub fn explain(program: &std::path::Path) -> Vec<Fault> {
+    let explained = || -> Result<Vec<Fault>> {
+        let flags = nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_DIRECTORY | nix::fcntl::OFlag::O_CLOEXEC;
+        let root = Root::new(nix::fcntl::open("/", flags, nix::sys::stat::Mode::empty())?);
+        let tree = Tree { root, covers: Vec::new(), inside: true };
+        let mut groups: Vec<u32> = nix::unistd::getgroups()?.into_iter().map(nix::unistd::Gid::as_raw).collect();
+        groups.push(nix::unistd::getegid().as_raw());
+        let euid = nix::unistd::geteuid();
+        let user = User { is_root: euid.is_root(), uid: euid.as_raw(), groups };
+        let path = std::path::absolute(program)?;
+        let path = path.to_str().context("not UTF-8")?;
+        tree.inspect(path, tree.look_up(path)?, &user)
+    };
+    // A file that may be executed need not be readable: then there is nothing to say.
+    explained().unwrap_or_default()
 }
 
 /// As whom the program runs, in ids of the host.
@@ -112,7 +135,14 @@ impl Tree {
             let message = format!("{path} may not be executed: its mode is {:04o}", stat.st_mode & 0o7777);
             fault(true, message, Some("chmod +x it; its owner and mode are those on the host"));
         }
-        let file = reopen(&fd)?;
+        if self.inside && nix::sys::statfs::fstatfs(&fd)?.flags().contains(FsFlags::ST_NOEXEC) {
+            fault(
+                true,
+                format!("{path} is on a mount with noexec"),
+                Some("remove noexec from the options of that mount"),
+            );
+        }
+        let file = if self.inside { File::open(path).context("open the program to read it")? } else { reopen(&fd)? };
         let mut head = [0; HEAD];
         let length = read(&file, &mut head, 0)?;
         let head = head.get(..length).unwrap_or_default();

@@ -46,3 +46,10 @@ pub fn set_affinity(mask: Option<&Vec<u64>>, member: &str) -> Result<()> {
         .hint_if(Errno::EINVAL, "none of the processors exists or is allowed by the cgroup's cpuset.cpus")
         .with_context(|| format!("process.execCPUAffinity.{member}"))
 }
+
+/// Lets the calling process run on every processor that its cgroup allows, as runc does: a caller that is bound to some
+/// (taskset(1), CPUAffinity= of a service) does not pass that on to its containers.
+pub fn reset_affinity() -> Result<()> {
+    // The kernel takes as much of it as it has processors, NR_CPUS being 8192 at most.
+    sched_setaffinity(&[u64::MAX; 128]).context("CPU affinity")
+}

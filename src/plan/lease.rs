@@ -14,7 +14,8 @@ pub struct Span {
 
 impl Span {
     fn end(self) -> u64 {
-        self.first + self.size
+        // A lease is read from a file: a damaged one must not wrap round, which would free what it takes.
+        self.first.saturating_add(self.size)
     }
 }
 
@@ -148,6 +149,13 @@ mod tests {
             }
         }
         assert!(taken.len() > 600, "{}", taken.len());
+    }
+
+    #[test]
+    fn a_damaged_lease_takes_more_rather_than_less() {
+        let pool = [span(100_000, 1 << 24)];
+        assert_eq!(free(&pool, &[span(100_000, u64::MAX)]), []);
+        assert_eq!(free(&pool, &[span(u64::MAX, u64::MAX)]), pool);
     }
 
     #[test]

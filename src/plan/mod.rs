@@ -13,8 +13,10 @@ pub mod lease;
 pub mod mount_options;
 pub mod mounts;
 pub mod namespaces;
+pub mod net_devices;
 pub mod problem;
 pub mod process;
+pub mod resctrl;
 pub mod rootless;
 pub mod scheduling;
 pub mod sysctl;
@@ -35,8 +37,10 @@ use filesystem::Filesystem;
 use hooks::Hooks;
 use idmap::IdMap;
 use namespaces::{Kind, Namespace, Namespaces, Shape};
+use net_devices::NetDevice;
 use problem::Problems;
 use process::Process;
+use resctrl::Resctrl;
 use sysctl::Sysctl;
 
 /// What the caller asks for beside config.json: names and switches of the command line.
@@ -47,8 +51,12 @@ pub struct Request {
     pub bundle: PathBuf,
     pub no_pivot: bool,
     pub no_new_keyring: bool,
-    /// How many descriptors from 3 on the container's process keeps.
+    /// How many descriptors from 3 on the container's process keeps, behind those of `listen_fds`.
     pub preserve_fds: u32,
+    /// How many the caller has passed from 3 on by sd_listen_fds(3), to be passed on.
+    pub listen_fds: u32,
+    /// `--cgroup-manager disabled`: the container stays in the caller's cgroup.
+    pub no_cgroup: bool,
     /// `--userns=auto`: the root and the bind mounts are idmapped with the container's mapping.
     pub idmap_all: bool,
     /// `--rootless`: whether a cgroup that may not be made or limited is done without. None: if nothing asks for it.
@@ -74,6 +82,10 @@ pub struct Plan {
     pub hostname: Option<String>,
     pub domainname: Option<String>,
     pub sysctl: Vec<Sysctl>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub net_devices: Vec<NetDevice>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resctrl: Option<Resctrl>,
     pub cgroup: Cgroup,
     pub process: Process,
     pub seccomp: Option<seccomp::Compiled>,
@@ -81,7 +93,11 @@ pub struct Plan {
     pub annotations: BTreeMap<String, String>,
     pub no_pivot: bool,
     pub new_keyring: bool,
+    /// How many descriptors from 3 on the process keeps.
     pub preserve_fds: u32,
+    /// How many of them, the first, are announced by LISTEN_FDS and LISTEN_PID.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub listen_fds: u32,
     /// The caller is not root: what only root can do to a process is done by the process itself, or not at all.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub ordinary_user: bool,
@@ -103,7 +119,6 @@ impl Plan {
                 &absent
             }
         };
-        refuse_what_is_not_carried_out(linux, &mut problems);
         let namespaces = Namespaces::from_spec(linux, &mut problems);
         let idmap = idmap::from_spec(linux, &namespaces, &mut problems);
         let available = if namespaces.is_separate(Kind::User) || host.euid != 0 {
@@ -138,13 +153,16 @@ impl Plan {
             hostname: name("hostname", &spec.hostname, &namespaces, &mut problems),
             domainname: name("domainname", &spec.domainname, &namespaces, &mut problems),
             sysctl: sysctl::from_spec(linux, &namespaces, &mut problems),
+            net_devices: net_devices::from_spec(linux, &namespaces, host.euid == 0, &mut problems),
+            resctrl: resctrl::from_spec(linux, &request.id, &mut problems),
             cgroup: cgroup(linux, spec, host, request, &mut problems),
             seccomp: seccomp_section(linux, &request.extra_seccomp, &mut problems),
             hooks: hooks::from_spec(spec, &mut problems),
             annotations: spec.annotations.clone().unwrap_or_default().into_iter().collect(),
             no_pivot: request.no_pivot,
             new_keyring: !request.no_new_keyring,
-            preserve_fds: request.preserve_fds,
+            preserve_fds: request.preserve_fds + request.listen_fds,
+            listen_fds: request.listen_fds,
             ordinary_user: host.euid != 0,
             mounts_inside: namespaces.is_new(Kind::Mount) && !host.may_clone_mounts,
             namespaces,
@@ -171,7 +189,12 @@ impl Plan {
     }
 }
 
-/// The cgroup; `--rootless` says whether it is done without where the caller may not make it.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+/// The cgroup, or none with `--cgroup-manager disabled`; `--rootless` says whether it is done without where the caller may not make it.
 fn cgroup(linux: &Linux, spec: &Spec, host: &Host, request: &Request, problems: &mut Problems) -> Cgroup {
     let planned = match &request.systemd {
         Some(manager) => {
@@ -180,6 +203,13 @@ fn cgroup(linux: &Linux, spec: &Spec, host: &Host, request: &Request, problems: 
         }
         None => Cgroup::from_spec(linux, &request.id, host, problems),
     };
+    if request.no_cgroup {
+        // The rules that keep device nodes shut are among them on v1, and a container that asks for no cgroup asks for none.
+        for write in planned.writes.iter().filter(|write| !write.field.starts_with("linux.resources.devices")) {
+            problems.error(&write.field, "cannot hold without a cgroup, and --cgroup-manager disabled asks for none");
+        }
+        return Cgroup::default();
+    }
     Cgroup { optional: request.tolerate_cgroups.unwrap_or(planned.optional), ..planned }
 }
 
@@ -239,18 +269,6 @@ fn name(member: &str, value: &Option<String>, namespaces: &Namespaces, problems:
 fn seccomp_section(linux: &Linux, extra: &[LinuxSeccomp], problems: &mut Problems) -> Option<seccomp::Compiled> {
     let profiles: Vec<&LinuxSeccomp> = extra.iter().chain(linux.seccomp()).collect();
     seccomp::compile_stacked(&profiles, problems)
-}
-
-/// Fields that this version knows and does not carry out. Ignoring one would leave a container less confined, or less
-/// equipped, than its config says.
-fn refuse_what_is_not_carried_out(linux: &Linux, problems: &mut Problems) {
-    let mut refuse = |present: bool, path: &str| {
-        if present {
-            problems.error(path, "is not carried out by this version of orlop; remove it");
-        }
-    };
-    refuse(linux.net_devices().as_ref().is_some_and(|d| !d.is_empty()), "linux.netDevices");
-    refuse(linux.intel_rdt().is_some(), "linux.intelRdt");
 }
 
 #[cfg(test)]

@@ -134,6 +134,15 @@ pub fn decide(policy: &Policy, spec: &Spec, facts: &Facts) -> Result<Effective, 
     if refused { Err(result.decisions) } else { Ok(result) }
 }
 
+/// Decides on the mounts of `spec` alone: those that a container which was allowed under `tables` is to get in addition.
+pub fn decide_mounts(tables: &Tables, spec: &Spec, facts: &Facts) -> Effective {
+    let mut case = Case { tables, spec, facts, result: Effective::default() };
+    if let Some(linux) = &spec.linux {
+        case.mounts(linux);
+    }
+    case.result
+}
+
 /// What rules make of the limits and device rules of a config, as an update has changed them.
 pub fn decide_update(tables: &Tables, spec: &Spec) -> (Vec<Edit>, Vec<Decision>) {
     let facts = Facts::default();

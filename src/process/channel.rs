@@ -20,6 +20,8 @@
 //!   Failed { .. }              at any point; then _exit(1)
 //! ```
 //!
+//! `mounts add` is told of each mount (`Mount`) before it is attached, and answers `Go` when it is on record.
+//!
 //! End of file on either side means that the other one has died. `start` speaks the last three words on a connection of
 //! its own: `Go` to init, then `Failed` back, or end of file when execve has closed it.
 
@@ -31,6 +33,7 @@ use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{self, ResultExt};
+use crate::kernel::mount::MountId;
 use crate::sys;
 use crate::sys::socket::{receive, send, seqpacket_pair};
 
@@ -53,6 +56,8 @@ pub enum Message {
     /// The filter is about to be loaded, and its listener will have this number.
     Listener(i32),
     MountsDone,
+    /// A mount of `mounts add` that is about to be attached.
+    Mount(MountId),
     /// With the indices in `process.rlimits` of the limits that the process itself may not set.
     Ready {
         limits: Vec<usize>,

@@ -16,12 +16,14 @@ use crate::error::ResultExt;
 use crate::host::Host;
 use crate::kernel::cgroup::{self, Handle};
 use crate::kernel::mount::CgroupMounts;
-use crate::kernel::procfs::{self, Proc};
+use crate::kernel::net_device::Devices;
+use crate::kernel::procfs::{self, Identity, Proc};
 use crate::kernel::seccomp::Supervisor;
 use crate::kernel::signal::Interrupts;
-use crate::kernel::{console, hook, idmap, namespace, rootfs, scheduling};
+use crate::kernel::{console, hook, idmap, namespace, resctrl, rootfs, scheduling};
 use crate::plan::Plan;
 use crate::plan::namespaces::{Kind, Shape};
+use crate::plan::resctrl::Resctrl;
 use crate::plan::systemd::Remembered;
 use crate::process::channel::{Channel, Message, pair};
 use crate::process::destroy;
@@ -53,6 +55,8 @@ pub struct Wishes {
     pub pid_file: Option<PathBuf>,
     /// Who answers for a filter that notifies and has no listener of its own.
     pub watcher: Option<Watcher>,
+    /// Init waits for a `start` that is some time away.
+    pub waits: bool,
 }
 
 /// A container in the state `created`.
@@ -110,11 +114,13 @@ fn make(
     let cgroups = cgroup::directories(&plan.cgroup);
     // What is wrong with the maps of an ordinary user is known before there is a process.
     let writers = plan.idmap.as_ref().map(|map| idmap::Writers::new(map, host)).transpose()?.unwrap_or_default();
+    let rdt = plan.resctrl.as_ref().map(|plan| Rdt::new(&proc, plan)).transpose()?;
     dir.save_intent(&Intent {
         id: plan.id.clone(),
         bundle: plan.bundle.clone(),
         cgroups: cgroups.clone(),
         systemd: plan.cgroup.driver.unit().map(Remembered::of),
+        resctrl: rdt.as_ref().map(|rdt| rdt.missing.clone()).unwrap_or_default(),
         creator: proc.identify(Pid::this())?,
     })?;
     dir.save(crate::state::CONFIG, config)?;
@@ -123,6 +129,9 @@ fn make(
     let cgroups = if cgroup.is_none() { Vec::new() } else { cgroups };
     undo.cgroups.clone_from(&cgroups);
     undo.systemd = plan.cgroup.driver.unit().map(Remembered::of);
+    if let Some(rdt) = &rdt {
+        resctrl::create(&rdt.root, rdt.plan, &rdt.missing, &mut undo.resctrl)?;
+    }
     let cgroup_mounts = CgroupMounts::new(&host.cgroups, |hierarchy| match cgroup.is_none() {
         true => hierarchy.mount_point.join(hierarchy.own.strip_prefix("/").unwrap_or(&hierarchy.own)),
         false => plan.cgroup.directory_in(hierarchy),
@@ -138,6 +147,10 @@ fn make(
         Some(rootfs)
     };
 
+    let network = match joined.iter().find(|joined| joined.kind == Kind::Network && !plan.net_devices.is_empty()) {
+        Some(joined) => Some(joined.fd.try_clone().context("duplicate a namespace")?),
+        None => None,
+    };
     let joined = namespace::open_joined(&plan.namespaces)?;
     refuse_changes_of_the_host(plan, &joined)?;
 
@@ -150,6 +163,7 @@ fn make(
         ignored_signals: host.ignored_signals,
         joined,
         start: listen_for_start(dir)?,
+        waits: wishes.waits,
         proc: proc.try_clone()?,
         parents: [ours.fd().as_raw_fd(), interrupts.fd().as_raw_fd(), lock.raw_fd()]
             .into_iter()
@@ -171,13 +185,15 @@ fn make(
         mapper,
         cgroup: &cgroup,
         interrupts,
+        rdt,
+        network,
         progress: &progress,
         supervisor: supervisor.filter(|_| !plan.process.no_new_privileges),
     };
     let (master, limits) = parent.converse(&ours, wishes, undo)?;
     let Some(child) = undo.child.as_ref() else { bail!("init is gone") };
     let state = parent.record(child, &limits, cgroups)?;
-    parent.hand_over(child, wishes, &mut undo.pid_file)?;
+    announce(child, wishes, &mut undo.pid_file)?;
     ours.send(&Message::Go).context("init died when it was ready")?;
     // Init closes the channel when the death of this process no longer kills it: not before may this process end.
     ours.receive()?;
@@ -192,7 +208,8 @@ fn refuse_changes_of_the_host(plan: &Plan, joined: &[namespace::Joined]) -> Resu
     let sysctls = plan.sysctl.iter().map(|sysctl| (format!("linux.sysctl.{}", sysctl.key), sysctl.owner));
     let names = [("hostname", plan.hostname.is_some()), ("domainname", plan.domainname.is_some())];
     let names = names.into_iter().filter(|(_, set)| *set).map(|(name, _)| (name.to_string(), Kind::Uts));
-    for (field, owner) in sysctls.chain(names) {
+    let devices = (!plan.net_devices.is_empty()).then(|| ("linux.netDevices".to_string(), Kind::Network));
+    for (field, owner) in sysctls.chain(names).chain(devices) {
         for namespace in joined.iter().filter(|j| j.kind == owner) {
             if namespace.is_the_callers()? {
                 bail!("{field}: the \"{}\" namespace to join is the host's", owner.name());
@@ -256,6 +273,22 @@ fn listen_for_start(dir: &StateDir) -> Result<OwnedFd> {
     Ok(socket)
 }
 
+/// `linux.intelRdt` on this host.
+struct Rdt<'a> {
+    plan: &'a Resctrl,
+    /// Where the file system is mounted.
+    root: PathBuf,
+    /// The directories that are not there yet, and will be the container's own.
+    missing: Vec<PathBuf>,
+}
+
+impl<'a> Rdt<'a> {
+    fn new(proc: &Proc, plan: &'a Resctrl) -> Result<Self> {
+        let root = resctrl::mount_point(proc).context("linux.intelRdt")?;
+        Ok(Self { plan, missing: resctrl::missing(&root, plan), root })
+    }
+}
+
 /// The parent's side of the conversation with init.
 struct Parent<'a> {
     plan: &'a Plan,
@@ -267,6 +300,9 @@ struct Parent<'a> {
     cgroup: &'a Handle,
     interrupts: &'a Interrupts,
     progress: &'a Progress,
+    rdt: Option<Rdt<'a>>,
+    /// The network namespace that init is going to join, if it gets devices.
+    network: Option<OwnedFd>,
     /// Some until the listener has been handed over, if init loads a filter that notifies before it is ready.
     supervisor: Option<Supervisor>,
 }
@@ -341,20 +377,31 @@ impl Parent<'_> {
                 Message::Ready { limits } => return Ok((master, limits)),
                 Message::Warning(text) => crate::log::warn(&text),
                 Message::Failed(failure) => return Err(failure.into()),
-                Message::Go => bail!("init sent Go"),
+                other @ (Message::Go | Message::Mount(_)) => bail!("init sent {other:?}"),
             }
         }
     }
 
     /// What needs the host's privileges is done here, by pid, while init waits.
-    fn outside(&self, undo: &Undo) -> Result<()> {
+    fn outside(&self, undo: &mut Undo) -> Result<()> {
         let Some(child) = &undo.child else { bail!("init is gone") };
         // Only if it is not in the cgroup yet is there a unit that waits for it.
         self.cgroup.entered(Some(child.pid)).context("linux.cgroupsPath")?;
         if let Some(map) = &self.plan.idmap {
             self.writers.write(self.proc, child.pid, map)?;
         }
-        Ok(())
+        if let Some(rdt) = &self.rdt {
+            resctrl::join(&rdt.root, rdt.plan, child.pid)?;
+        }
+        if self.plan.net_devices.is_empty() {
+            return Ok(());
+        }
+        let there = match &self.network {
+            Some(joined) => joined.try_clone().context("duplicate a namespace")?,
+            None => self.proc.open_namespace(child.pid, Kind::Network)?,
+        };
+        let here = self.proc.open_namespace(Pid::this(), Kind::Network)?;
+        undo.devices.insert(Devices::new(here, there)?).take(&self.plan.net_devices)
     }
 
     fn hand_over_listener(
@@ -422,39 +469,47 @@ impl Parent<'_> {
     /// init is told to go on.
     fn record(&self, child: &Child, limits: &[usize], cgroups: Vec<PathBuf>) -> Result<State> {
         limit(self.plan, self.proc, child, limits)?;
-        let state = State {
-            id: self.plan.id.clone(),
-            oci_version: crate::spec::OCI_VERSION.into(),
-            bundle: self.plan.bundle.clone(),
-            rootfs: self.plan.filesystem.root.clone(),
-            created: crate::time::rfc3339(crate::time::now()),
-            annotations: self.plan.annotations.clone(),
-            owner: self.host.euid,
-            init: self.proc.identify(child.pid)?,
-            cgroups,
-            systemd: self.plan.cgroup.driver.unit().map(Remembered::of),
-            listener: self.plan.seccomp.as_ref().and_then(|seccomp| seccomp.listener.clone()),
-            new_keyring: self.plan.new_keyring,
-            private_pid_namespace: self.plan.namespaces.is_new(Kind::Pid),
-            poststart: self.plan.hooks.poststart.clone(),
-            poststop: self.plan.hooks.poststop.clone(),
-        };
+        let mut state = state_of(self.plan, self.host, self.proc.identify(child.pid)?, cgroups);
+        state.resctrl = self.rdt.as_ref().map(|rdt| rdt.missing.clone()).unwrap_or_default();
         self.dir.save_state(&state)?;
         Ok(state)
     }
+}
 
-    fn hand_over(&self, child: &Child, wishes: &Wishes, written: &mut Option<PathBuf>) -> Result<()> {
-        if let Some(socket) = &wishes.pidfd_socket {
-            // runc's payload for a container's init.
-            crate::sys::socket::send(socket.as_fd(), b"standard", Some(child.pidfd.as_fd()))
-                .context("--pidfd-socket")?;
-        }
-        if let Some(path) = &wishes.pid_file {
-            write_pid_file(path, child.pid).with_context(|| format!("--pid-file {path:?}"))?;
-            *written = Some(path.clone());
-        }
-        Ok(())
+/// The record of a container whose init is `init`.
+pub(super) fn state_of(plan: &Plan, host: &Host, init: Identity, cgroups: Vec<PathBuf>) -> State {
+    State {
+        resctrl: Vec::new(),
+        id: plan.id.clone(),
+        oci_version: crate::spec::OCI_VERSION.into(),
+        bundle: plan.bundle.clone(),
+        rootfs: plan.filesystem.root.clone(),
+        created: crate::time::rfc3339(crate::time::now()),
+        annotations: plan.annotations.clone(),
+        owner: host.euid,
+        init,
+        cgroups,
+        systemd: plan.cgroup.driver.unit().map(Remembered::of),
+        listener: plan.seccomp.as_ref().and_then(|seccomp| seccomp.listener.clone()),
+        new_keyring: plan.new_keyring,
+        private_pid_namespace: plan.namespaces.is_new(Kind::Pid),
+        restored: false,
+        poststart: plan.hooks.poststart.clone(),
+        poststop: plan.hooks.poststop.clone(),
     }
+}
+
+/// Tells the receivers of `wishes` who init is.
+pub(super) fn announce(child: &Child, wishes: &Wishes, written: &mut Option<PathBuf>) -> Result<()> {
+    if let Some(socket) = &wishes.pidfd_socket {
+        // runc's payload for a container's init.
+        crate::sys::socket::send(socket.as_fd(), b"standard", Some(child.pidfd.as_fd())).context("--pidfd-socket")?;
+    }
+    if let Some(path) = &wishes.pid_file {
+        write_pid_file(path, child.pid).with_context(|| format!("--pid-file {path:?}"))?;
+        *written = Some(path.clone());
+    }
+    Ok(())
 }
 
 /// What the supervisor of a process gets with the listener (config-linux.md#containerprocessstate).
@@ -525,16 +580,22 @@ pub fn write_pid_file(path: &Path, pid: Pid) -> Result<()> {
 
 /// What a failing `create` has to take back.
 #[derive(Default)]
-struct Undo {
-    child: Option<Child>,
-    cgroups: Vec<PathBuf>,
-    systemd: Option<Remembered>,
-    hooks_ran: bool,
-    pid_file: Option<PathBuf>,
+pub(super) struct Undo {
+    pub(super) child: Option<Child>,
+    pub(super) cgroups: Vec<PathBuf>,
+    pub(super) systemd: Option<Remembered>,
+    pub(super) resctrl: Vec<PathBuf>,
+    pub(super) devices: Option<Devices>,
+    pub(super) hooks_ran: bool,
+    pub(super) pid_file: Option<PathBuf>,
 }
 
 impl Undo {
-    fn unwind(self, plan: &Plan, dir: &StateDir, interrupts: &Interrupts) {
+    pub(super) fn unwind(mut self, plan: &Plan, dir: &StateDir, interrupts: &Interrupts) {
+        if let Some(devices) = &mut self.devices {
+            // Before the network namespace goes, and with it what is virtual in it.
+            devices.give_back();
+        }
         if let Some(child) = &self.child {
             // Dead already is as good.
             drop(pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL));
@@ -544,7 +605,9 @@ impl Undo {
             // It names a process that is gone.
             drop(std::fs::remove_file(path));
         }
-        let cleared = destroy::clear_cgroups(&self.cgroups, self.systemd.as_ref()).and_then(|()| dir.remove());
+        let cleared = destroy::clear_cgroups(&self.cgroups, self.systemd.as_ref())
+            .and_then(|()| resctrl::remove(&self.resctrl))
+            .and_then(|()| dir.remove());
         if let Err(e) = cleared {
             crate::log::warn(&format!("clearing up after the failure: {}", crate::error::one_line(&e)));
         }

@@ -11,7 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::kernel::cgroup::Existing;
 use crate::kernel::procfs::{Identity, Proc};
 use crate::kernel::signal::Interrupts;
-use crate::kernel::{hook, systemd};
+use crate::kernel::{hook, resctrl, systemd};
 use crate::plan::hooks::Hook;
 use crate::plan::systemd::Remembered;
 use crate::state::{Intent, State, StateDir, Status, hook_state};
@@ -33,6 +33,7 @@ pub fn destroy(
         let unit = state.map(|s| &s.systemd).or(intent.map(|i| &i.systemd));
         clear_cgroups(cgroups, unit.and_then(Option::as_ref))?;
     }
+    resctrl::remove(state.map(|s| &s.resctrl).or(intent.map(|i| &i.resctrl)).map_or(&[], Vec::as_slice))?;
     dir.remove()?;
     if let Some(state) = state {
         let text = hook_state(&state.id, Status::Stopped, 0, &state.bundle, &state.annotations);

@@ -3,7 +3,6 @@
 //! it was at create, and through the same last steps.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
@@ -13,7 +12,7 @@ use nix::unistd::{Pid, chroot, fchdir};
 use crate::error::{ResultExt, errno_of};
 use crate::host::Host;
 use crate::kernel::capability::setgroups_if_allowed;
-use crate::kernel::cgroup::{Existing, Handle, unified_of};
+use crate::kernel::cgroup::{Existing, Handle, SubCgroup, unified_of};
 use crate::kernel::path::Root;
 use crate::kernel::procfs::{Found, Proc};
 use crate::kernel::{console, idmap, rootfs, scheduling, systemd};
@@ -59,7 +58,7 @@ pub fn exec(
     state: &State,
     found: &Found,
     wishes: &Wishes,
-    sub: Option<&Path>,
+    sub: &[SubCgroup],
     foreground: bool,
 ) -> Result<Executed> {
     let proc = Proc::open()?;
@@ -106,6 +105,7 @@ pub fn exec(
     drop(theirs);
     if let Some(unit) = unit {
         // If that fails, the process sees the end of this one and ends.
+        let sub = sub.iter().find(|sub| sub.controllers.is_empty()).map(|sub| sub.path.as_path());
         systemd::attach(unit, sub, child.pid)?;
         ours.send(&Message::Go)?;
     }
@@ -165,12 +165,12 @@ fn after_stager(channel: &Channel, stager: Child) -> Result<Child> {
 
 /// The container's cgroup, or where init is if that has moved: a cgroup that passes controllers on holds no processes
 /// (cgroups(7), "no internal processes"). One that was asked for by name is taken or refused.
-fn clone_into(cgroup: &Handle, proc: &Proc, state: &State, sub: Option<&Path>) -> Result<Clone> {
+fn clone_into(cgroup: &Handle, proc: &Proc, state: &State, sub: &[SubCgroup]) -> Result<Clone> {
     match clone3(0, cgroup.clone_into()) {
-        Err(e) if e.errno == Errno::EBUSY && cgroup.clone_into().is_some() && sub.is_none() => {
+        Err(e) if e.errno == Errno::EBUSY && cgroup.clone_into().is_some() && sub.is_empty() => {
             let text = proc.read(&format!("{}/cgroup", state.init.pid))?;
             let moved = unified_of(&text).context("init has no v2 cgroup")?;
-            Ok(clone3(0, Existing::open(&[moved])?.handle(None)?.clone_into())?)
+            Ok(clone3(0, Existing::open(&[moved])?.handle(&[])?.clone_into())?)
         }
         cloned => cloned
             .hint_if(Errno::EAGAIN, "a limit on processes: pids.max of the container's cgroup")
@@ -261,7 +261,10 @@ fn enter(plan: &Plan, inherited: Inherited<'_>, channel: &mut Channel) -> Result
     if !plan.ordinary_user {
         inherited.cgroup.join_self()?;
     }
-    scheduling::set_affinity(plan.process.scheduling.exec_affinity.1.as_ref(), "final")?;
+    match &plan.process.scheduling.exec_affinity {
+        (None, None) => scheduling::reset_affinity()?,
+        (_, last) => scheduling::set_affinity(last.as_ref(), "final")?,
+    }
     crate::sys::process::reset_signals(inherited.ignored_signals);
     if !plan.ordinary_user {
         join(plan, inherited.init)?;

@@ -13,6 +13,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::{Pid, isatty};
 
+use crate::process::notify::Notify;
 use crate::sys::call;
 use crate::sys::clone::Child;
 use crate::sys::fd::stdio;
@@ -53,8 +54,10 @@ impl Drop for Signals {
     }
 }
 
-/// Waits until `child` has ended and says how; `master` is its terminal's, if it has one.
-pub fn wait(child: &Child, master: Option<&OwnedFd>, signals: &Signals) -> Result<Exit> {
+/// Waits until `child` has ended and says how; `master` is its terminal's, if it has one. `notify`: where it says that it
+/// is ready.
+pub fn wait(child: &Child, master: Option<&OwnedFd>, signals: &Signals, mut notify: Option<Notify>) -> Result<Exit> {
+    crate::log::settle();
     let pidfd = child.pidfd.as_fd();
     let mut terminal = master.map(Terminal::attach).transpose()?;
     loop {
@@ -65,6 +68,7 @@ pub fn wait(child: &Child, master: Option<&OwnedFd>, signals: &Signals) -> Resul
         if let Some(terminal) = &terminal {
             fds.extend(terminal.polled());
         }
+        fds.extend(notify.as_ref().map(|notify| PollFd::new(notify.fd(), PollFlags::POLLIN)));
         match poll(&mut fds, PollTimeout::NONE) {
             Err(Errno::EINTR) => continue,
             other => call!("poll()" => other)?,
@@ -72,6 +76,12 @@ pub fn wait(child: &Child, master: Option<&OwnedFd>, signals: &Signals) -> Resul
         drop(fds);
         if let Some(terminal) = &mut terminal {
             terminal.relay();
+        }
+        // The service manager's main process is this one.
+        if let Some(told) = notify.take_if(|notify| readable(notify.fd()))
+            && !told.relay(None)?
+        {
+            notify = Some(told);
         }
         for signal in pending(signals) {
             forward(child, signal, terminal.as_ref());
@@ -122,6 +132,8 @@ fn reap_orphans(init: Pid) {
 /// The caller's terminal, raw while this lives, and the container's.
 struct Terminal<'a> {
     master: &'a OwnedFd,
+    /// Whose size is followed: standard input, output or error, the first that is a terminal.
+    sized: Option<BorrowedFd<'static>>,
     saved: Option<Termios>,
     input_open: bool,
     output_open: bool,
@@ -137,15 +149,16 @@ impl<'a> Terminal<'a> {
             call!("tcsetattr(0)" => tcsetattr(stdio(0), SetArg::TCSANOW, &raw)).context("make the terminal raw")?;
             saved = Some(before);
         }
-        let terminal = Self { master, saved, input_open: true, output_open: true };
+        let sized = (0..3).map(stdio).find(|stream| isatty(stream).unwrap_or(false));
+        let terminal = Self { master, sized, saved, input_open: true, output_open: true };
         terminal.follow_size();
         Ok(terminal)
     }
 
     fn follow_size(&self) {
         // Without a terminal on this side the container keeps the size of its config.
-        if self.saved.is_some() {
-            drop(copy_size(stdio(0), self.master.as_fd()));
+        if let Some(stream) = self.sized {
+            drop(copy_size(stream, self.master.as_fd()));
         }
     }
 

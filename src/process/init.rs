@@ -14,7 +14,7 @@ use crate::kernel::mount::CgroupMounts;
 use crate::kernel::namespace::{self, Joined};
 use crate::kernel::procfs::Proc;
 use crate::kernel::rootfs::Prepared;
-use crate::kernel::{hook, idmap, rootfs};
+use crate::kernel::{hook, idmap, rootfs, scheduling};
 use crate::plan::Plan;
 use crate::plan::namespaces::{Kind, Shape};
 use crate::process::channel::{Channel, Message};
@@ -23,7 +23,7 @@ use crate::process::tail::{self, Tail};
 use crate::state::{Status, hook_state};
 use crate::sys;
 use crate::sys::clone::{Clone, PARENT, clone3, exit};
-use crate::sys::memory::SharedWord;
+use crate::sys::memory::{SharedWord, give_back};
 use crate::sys::process::{reset_signals, set_parent_death_signal};
 
 /// What the parent has opened for init before the clone.
@@ -38,6 +38,8 @@ pub struct Inherited<'a> {
     pub ignored_signals: u64,
     /// The listening socket of `start`.
     pub start: OwnedFd,
+    /// `start` is some time away: what is not needed meanwhile is given back.
+    pub waits: bool,
     /// The parent's descriptors that a child must not keep: the lock of the state directory would outlive its holder,
     /// and the parent's end of the channel would hide its death.
     pub parents: Vec<RawFd>,
@@ -97,6 +99,7 @@ pub fn run(plan: &Plan, inherited: Inherited<'_>, channel: Channel, progress: &P
 }
 
 fn init(plan: &Plan, inherited: Inherited<'_>, mut channel: Channel, progress: &Progress) -> ! {
+    let waits = inherited.waits;
     match prepare(plan, inherited, &mut channel, progress) {
         Err(e) => tail::fail(&channel, &e),
         Ok(tail) => {
@@ -105,7 +108,7 @@ fn init(plan: &Plan, inherited: Inherited<'_>, mut channel: Channel, progress: &
             }
             // From here on errors go to whoever runs `start`.
             drop(channel);
-            wait_and_exec(plan, tail)
+            wait_and_exec(plan, tail, waits)
         }
     }
 }
@@ -117,6 +120,7 @@ fn prepare(plan: &Plan, mut inherited: Inherited<'_>, channel: &mut Channel, pro
     if plan.shape == Shape::Direct {
         inherited.cgroup.join_self()?;
     }
+    scheduling::reset_affinity()?;
     reset_signals(inherited.ignored_signals);
     channel.send(&Message::NeedIdMap)?;
     channel.expect_go()?;
@@ -179,13 +183,16 @@ fn prepare(plan: &Plan, mut inherited: Inherited<'_>, channel: &mut Channel, pro
     rootfs::enter(&plan.filesystem, &rootfs)?;
 
     progress.reached(Step::Finish);
-    let Inherited { proc, start, .. } = inherited;
+    let Inherited { proc, start, waits, .. } = inherited;
     rootfs::finish(&plan.filesystem, rootfs)?;
     for sysctl in &plan.sysctl {
         proc.write_sysctl(&sysctl.path, &sysctl.value).with_context(|| format!("linux.sysctl.{}", sysctl.key))?;
     }
     namespace::set_names(plan.hostname.as_deref(), plan.domainname.as_deref())?;
     progress.reached(Step::Credentials);
+    if waits && filtered_early(plan) {
+        give_back();
+    }
     let tail = tail::confine(plan, proc, Some(start), channel, progress.taken())?;
     progress.reached(Step::WaitForStart);
     channel.send(&Message::Ready { limits: tail::set_limits(&plan.process) })?;
@@ -200,9 +207,17 @@ fn prepare_inside(plan: &Plan, cgroups: &CgroupMounts) -> Result<Prepared> {
     Ok(rootfs)
 }
 
+/// A filter that is loaded before init waits may deny the calls of [`give_back`], or kill for them.
+fn filtered_early(plan: &Plan) -> bool {
+    plan.seccomp.is_some() && !plan.process.no_new_privileges
+}
+
 /// Waits for `start`, then becomes the container's program.
-fn wait_and_exec(plan: &Plan, mut tail: Tail) -> ! {
+fn wait_and_exec(plan: &Plan, mut tail: Tail, waits: bool) -> ! {
     let Some(start) = tail.start.take() else { exit(1) };
+    if waits && !filtered_early(plan) {
+        give_back();
+    }
     loop {
         let connection = match accept4(&start, SockFlag::SOCK_CLOEXEC) {
             Ok(fd) => Channel::from(fd),

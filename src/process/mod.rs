@@ -3,11 +3,15 @@
 //! content.
 
 pub mod channel;
+pub mod checkpoint;
 pub mod create;
 pub mod destroy;
 pub mod exec;
 pub mod foreground;
 pub mod init;
+pub mod mounts;
+pub mod notify;
+pub mod restore;
 pub mod start;
 pub mod step;
 pub mod tail;

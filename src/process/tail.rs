@@ -2,10 +2,11 @@
 //! The way from a process inside its container to its program: init and every process of `exec` take it, so that they
 //! are confined alike.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
@@ -163,17 +164,9 @@ pub fn exec_filtered(plan: &Plan, tail: Tail, channel: &Channel) -> anyhow::Erro
 
 fn execute(tail: Tail) -> anyhow::Error {
     let error = execve(&tail.program, &tail.args, &tail.env);
-    let program = tail.program;
-    let text = program.to_string_lossy().into_owned();
-    let failed: sys::Result<()> = Err(error);
-    let hint = match &failed {
-        Err(e) if e.errno == Errno::ENOENT => {
-            Some("the file exists: its interpreter (#! line or ELF loader) does not, inside the root filesystem")
-        }
-        Err(e) if e.errno == Errno::ENOEXEC => Some("neither a program for this machine nor a script with a #! line"),
-        _ => None,
-    };
-    let failed = failed.with_context(|| format!("exec {text:?}"));
+    let path = Path::new(OsStr::from_bytes(tail.program.as_bytes()));
+    let (context, hint) = executable::explain(path, error.errno);
+    let failed: Result<()> = Err(anyhow::Error::from(error).context(context));
     match hint {
         Some(hint) => failed.hint(hint),
         None => failed,
@@ -293,6 +286,11 @@ fn enter_cwd(plan: &Plan, entered: bool) -> Result<()> {
 /// The environment, with a HOME from the container's /etc/passwd if it has none.
 fn environment(plan: &Plan) -> Result<Vec<String>> {
     let mut env = plan.process.env.clone();
+    if plan.listen_fds > 0 {
+        env.retain(|entry| !entry.starts_with("LISTEN_FDS=") && !entry.starts_with("LISTEN_PID="));
+        // sd_listen_fds(3) of the program compares the pid with its own, which is the one that it sees itself.
+        env.extend([format!("LISTEN_FDS={}", plan.listen_fds), format!("LISTEN_PID={}", std::process::id())]);
+    }
     if env.iter().any(|entry| entry.starts_with("HOME=") && entry.len() > 5) {
         return Ok(env);
     }

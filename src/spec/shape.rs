@@ -164,6 +164,12 @@ impl<'de> Visitor<'de> for Expect<'_> {
         while let Some(name) = map.next_key::<std::borrow::Cow<'de, str>>()? {
             limit = limit || name == "limit";
             match self.node.members.iter().find(|member| member.name == name || member.name == ANY) {
+                // oci-spec knows these two by other names, so that it would pass them over.
+                None if self.node.name == "intelRdt" && matches!(name.as_ref(), "enableCMT" | "enableMBM") => {
+                    if map.next_value::<Option<bool>>()? == Some(true) {
+                        return Err(A::Error::custom(format_args!("{name} is not carried out, use enableMonitoring")));
+                    }
+                }
                 Some(node) => map.next_value_seed(Expect { node, array: node.array, seen: self.seen })?,
                 None => {
                     if matches!(self.node.name, "seccomp" | "syscalls") && DOCKER.contains(&name.as_ref()) {

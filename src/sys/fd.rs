@@ -85,6 +85,13 @@ pub fn is_open(fd: RawFd) -> bool {
     unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
 }
 
+/// A copy of the descriptor that the caller of the program has passed by number, with close-on-exec.
+pub fn inherited(fd: RawFd) -> Result<OwnedFd> {
+    // SAFETY: no pointers.
+    let value = check(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) }.into());
+    call!("fcntl({fd}, F_DUPFD_CLOEXEC)" => value).map(owned)
+}
+
 /// `dup3(2)` of `fd` onto the number `target`, with close-on-exec, closing what was there: nothing may own that.
 pub fn duplicate_onto(fd: BorrowedFd<'_>, target: RawFd) -> Result<OwnedFd> {
     // SAFETY: the caller owns whatever `target` is, or nothing is open there.
@@ -100,6 +107,15 @@ pub fn lock(fd: BorrowedFd<'_>) -> Result<()> {
             Err(Errno::EINTR) => {}
             locked => return call!("flock({}, LOCK_EX)", fd.as_raw_fd() => locked).map(drop),
         }
+    }
+}
+
+/// As [`lock`], without waiting: false if another holds it.
+pub fn try_lock(fd: BorrowedFd<'_>) -> Result<bool> {
+    // SAFETY: no pointers.
+    match check(unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }.into()) {
+        Err(Errno::EWOULDBLOCK | Errno::EINTR) => Ok(false),
+        locked => call!("flock({}, LOCK_EX|LOCK_NB)", fd.as_raw_fd() => locked).map(|_| true),
     }
 }
 

@@ -6,6 +6,7 @@
 
 pub mod bpf;
 pub mod clone;
+pub mod entry;
 pub mod event;
 pub mod fd;
 pub mod memory;

@@ -212,6 +212,27 @@ pub fn detach_cwd() -> Result<()> {
     call!("umount2(\".\", MNT_DETACH)" => check(value.into())).map(drop)
 }
 
+/// `umount2(name, MNT_DETACH)` of an entry of the working directory, which is one of /proc/self/fd: the link there is the
+/// descriptor's own mount, and no path is resolved.
+pub fn detach_entry(name: &CStr) -> Result<()> {
+    // SAFETY: the path is NUL-terminated.
+    let value = unsafe { libc::umount2(name.as_ptr(), libc::MNT_DETACH) };
+    call!("umount2({name:?}, MNT_DETACH)" => check(value.into())).map(drop)
+}
+
+/// `statx(2)` with STATX_MNT_ID_UNIQUE (Linux 6.8): an id that no other mount of this boot has or gets. The id of
+/// [`mount_id`] on older kernels.
+pub fn unique_mount_id(fd: BorrowedFd<'_>) -> Result<u64> {
+    const STATX_MNT_ID_UNIQUE: libc::c_uint = 0x4000;
+    // SAFETY: statx is plain data for which all zeroes is valid.
+    let mut found: libc::statx = unsafe { std::mem::zeroed() };
+    // SAFETY: the path is NUL-terminated and found is a statx that the kernel writes.
+    let value =
+        unsafe { libc::statx(fd.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, STATX_MNT_ID_UNIQUE, &raw mut found) };
+    call!("statx({}, MNT_ID_UNIQUE)", fd.as_raw_fd() => check(value.into()))?;
+    if found.stx_mask & STATX_MNT_ID_UNIQUE != 0 { Ok(found.stx_mnt_id) } else { mount_id(fd) }
+}
+
 /// `statx(2)` with STATX_MNT_ID: the id that mountinfo gives the mount `fd` is on.
 pub fn mount_id(fd: BorrowedFd<'_>) -> Result<u64> {
     // SAFETY: statx is plain data for which all zeroes is valid.

@@ -135,6 +135,21 @@ pub fn ambient_has(number: u32) -> Result<bool> {
         .map(|value| value == 1)
 }
 
+/// `getgroups(2)`: the supplementary groups of the caller. That of nix asks sysconf(3) for the most there can be, which reads
+/// a file of /proc by its name: the container's /proc by then, where a FIFO would make the caller wait for ever.
+pub fn getgroups() -> std::result::Result<Vec<u32>, Errno> {
+    // SAFETY: a size of 0 only asks for the number.
+    let count = check(unsafe { libc::getgroups(0, std::ptr::null_mut()) }.into())?;
+    let mut groups = vec![0; usize::try_from(count).unwrap_or(0)];
+    if let Ok(size) = libc::c_int::try_from(count)
+        && size > 0
+    {
+        // SAFETY: groups has room for `size` ids, and this process, which has one thread, gets no more meanwhile.
+        check(unsafe { libc::getgroups(size, groups.as_mut_ptr()) }.into())?;
+    }
+    Ok(groups)
+}
+
 fn ambient(operation: libc::c_int) -> libc::c_ulong {
     libc::c_ulong::from(operation.unsigned_abs())
 }
@@ -281,6 +296,12 @@ pub fn reset_signals(ignored: u64) {
     unsafe {
         libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const none, std::ptr::null_mut::<u64>(), 8)
     };
+}
+
+/// A write to a pipe without reader is an error from here on, and not the end of the process.
+pub fn ignore_pipe_signal() {
+    // SAFETY: SIG_IGN is no handler.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
 }
 
 /// SIGPIPE is ignored as long as this lives: a write to a pipe without reader is an error then, and not the end of the

@@ -14,10 +14,11 @@ use crate::error::{hints, one_line};
 use crate::host::{CgroupLayout, Host};
 use crate::kernel::idmap::Mapper;
 use crate::kernel::mount::check_label;
+use crate::kernel::netlink::Socket;
 use crate::kernel::path::{Root, host_path, open_host};
 use crate::kernel::procfs::Proc;
 use crate::kernel::program::{Found, Tree, User};
-use crate::kernel::subid;
+use crate::kernel::{resctrl, subid};
 use crate::plan::Plan;
 use crate::plan::cgroup::Version;
 use crate::plan::config::Spec;
@@ -43,9 +44,29 @@ pub fn check(spec: &Spec, plan: Option<&Plan>, bundle: &Path, host: &Host, probl
     listener(spec, problems);
     if let Some(plan) = plan {
         cgroup(plan, host, problems);
+        devices_and_classes(plan, problems)?;
         subordinate_ids(plan, host, problems);
         idmapped_mounts(plan, host, problems)?;
         mount_label(plan, host, problems);
+    }
+    Ok(())
+}
+
+/// Network devices to move, and the resctrl file system.
+fn devices_and_classes(plan: &Plan, problems: &mut Problems) -> Result<()> {
+    if !plan.net_devices.is_empty() {
+        let links = Socket::open()?;
+        for device in &plan.net_devices {
+            if links.link(&device.host)?.is_none() {
+                let at = format!("linux.netDevices.{}", device.host);
+                problems.error(at, "the runtime's network namespace has no such device");
+            }
+        }
+    }
+    if plan.resctrl.is_some()
+        && let Err(e) = resctrl::mount_point(&Proc::open()?)
+    {
+        problems.error_hint("linux.intelRdt", one_line(&e), hints(&e).join("; "));
     }
     Ok(())
 }
@@ -62,7 +83,7 @@ fn root(spec: &Spec, bundle: &Path, problems: &mut Problems) -> Result<Option<Tr
     let path = bundle.join(path);
     let Ok(name) = host_path(&path) else { return Ok(None) };
     match open_host(&name, libc::O_DIRECTORY) {
-        Ok(fd) => Ok(Some(Tree { root: Root::new(fd), covers: covers(spec, bundle) })),
+        Ok(fd) => Ok(Some(Tree { root: Root::new(fd), covers: covers(spec, bundle), inside: false })),
         Err(e) => {
             problems.error("root.path", why(&path, e.errno));
             Ok(None)

@@ -26,6 +26,24 @@ pub struct Existing {
     found: Vec<Found>,
 }
 
+/// A cgroup below a container's own (`exec --cgroup`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubCgroup {
+    /// Those of v1 whose hierarchies have it; none: every hierarchy.
+    pub controllers: Vec<String>,
+    pub path: PathBuf,
+}
+
+impl SubCgroup {
+    /// A v1 hierarchy is mounted on a directory that is called by its controllers (cgroups(7)).
+    fn is_of(&self, found: &Found) -> bool {
+        let mount = found.path.strip_prefix(layout::MOUNT_POINT).ok().and_then(|below| below.iter().next());
+        let has = |name: &str| self.controllers.iter().any(|controller| controller == name);
+        self.controllers.is_empty()
+            || found.version == Version::V1 && mount.is_some_and(|m| m.to_string_lossy().split(',').any(has))
+    }
+}
+
 #[derive(Debug)]
 struct Found {
     version: Version,
@@ -49,30 +67,41 @@ impl Existing {
         Ok(Existing { found })
     }
 
-    /// The way into the cgroup for a further process; with `sub`, a relative path without `..`, into a cgroup that the
+    /// The way into the cgroup for a further process; with `subs`, relative paths without `..`, into cgroups that the
     /// container has made below its own.
     ///
     /// # Errors
-    /// ENOENT if `sub` is nowhere.
-    pub fn handle(&self, sub: Option<&Path>) -> anyhow::Result<handle::Handle> {
+    /// ENOENT if one is nowhere.
+    pub fn handle(&self, subs: &[SubCgroup]) -> anyhow::Result<handle::Handle> {
         let mut directories = Vec::with_capacity(self.found.len());
+        let mut used = vec![false; subs.len()];
         for found in &self.found {
-            let (path, fd) = match sub {
+            let chosen = subs.iter().zip(&mut used).find(|(sub, _)| sub.is_of(found));
+            let (path, fd) = match chosen {
                 None => (found.path.clone(), found.fd.try_clone().with_context(|| found.context())?),
-                Some(sub) => {
-                    let path = found.path.join(sub);
-                    match fs::open_dir(found.fd.as_fd(), sub) {
-                        Ok(fd) => (path, fd),
+                Some((sub, used)) => {
+                    let path = found.path.join(&sub.path);
+                    match fs::open_dir(found.fd.as_fd(), &sub.path) {
+                        Ok(fd) => {
+                            *used = true;
+                            (path, fd)
+                        }
                         // On v1 a container makes its cgroups in one hierarchy at a time: the others have none.
-                        Err(e) if e.errno == Errno::ENOENT && found.version == Version::V1 => continue,
+                        Err(e)
+                            if e.errno == Errno::ENOENT
+                                && found.version == Version::V1
+                                && sub.controllers.is_empty() =>
+                        {
+                            continue;
+                        }
                         Err(e) => return Err(e).with_context(|| format!("cgroup {}", path.display())),
                     }
                 }
             };
             directories.push(handle::Directory { version: found.version, path, fd });
         }
-        if sub.is_some() && directories.is_empty() {
-            bail!("the container has no cgroup {:?} below its own", sub.unwrap_or(Path::new("")));
+        if let Some((sub, _)) = subs.iter().zip(used).find(|(_, used)| !used) {
+            bail!("the container has no cgroup {:?} of {:?} below its own", sub.path, sub.controllers);
         }
         Ok(handle::Handle { directories, ..handle::Handle::default() })
     }
@@ -212,6 +241,21 @@ impl Existing {
             }
         }
         Ok(None)
+    }
+
+    /// Whether the process is in the cgroup, or one below it, of every hierarchy.
+    pub fn in_all(&self, pid: Pid) -> anyhow::Result<bool> {
+        for found in &self.found {
+            if !fs::pids(found.fd.as_fd()).with_context(|| found.context())?.contains(&pid.as_raw()) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The directory with the freezer, if there is one.
+    pub fn freezer_path(&self) -> anyhow::Result<Option<PathBuf>> {
+        Ok(self.freezer()?.map(|found| found.path.clone()))
     }
 
     /// How many processes the OOM killer has killed; `None` without the memory controller.

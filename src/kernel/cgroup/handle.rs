@@ -86,6 +86,11 @@ impl Handle {
         self.directories.iter().filter(|d| d.version == Version::V1).try_for_each(|d| d.write("tasks", "0"))
     }
 
+    /// Moves the process `pid` into the cgroup of every hierarchy.
+    pub fn join(&self, pid: nix::unistd::Pid) -> anyhow::Result<()> {
+        self.directories.iter().try_for_each(|d| d.write("cgroup.procs", &pid.to_string()))
+    }
+
     /// How many processes the OOM killer has killed in the cgroup; `None` without the memory controller.
     pub fn oom_kills(&self) -> Option<u64> {
         self.directories.iter().find_map(|d| oom_kills(d.fd.as_fd(), d.version))

@@ -14,7 +14,7 @@ mod stats;
 pub mod update;
 
 pub use create::{create, directories};
-pub use existing::Existing;
+pub use existing::{Existing, SubCgroup};
 pub use handle::Handle;
 pub use layout::{MOUNT_POINT, detect, unified_of};
 pub use oom::OomWatch;

@@ -39,7 +39,7 @@ pub fn update(places: &[Place], update: &Update) -> anyhow::Result<()> {
     let mut present = Vec::new();
     for place in places {
         let path = place.mount_point.join(&place.path);
-        let found = Existing::open(std::slice::from_ref(&path))?.handle(None)?;
+        let found = Existing::open(std::slice::from_ref(&path))?.handle(&[])?;
         if !found.directories.is_empty() {
             present.push(place);
             handle.directories.extend(found.directories);
