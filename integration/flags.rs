@@ -55,20 +55,6 @@ fn the_pidfd_socket_gets_a_descriptor_of_init() {
 }
 
 #[test]
-fn systemd_cgroups_are_carried_out_or_refused_by_name() {
-    orlop_only!("promises that no flag is ignored");
-    if std::path::Path::new("/run/systemd/system").exists() {
-        crate::skip_expected!("systemd runs here, so the flag may work");
-    }
-    let bundle = Bundle::new();
-    bundle.write_config();
-    let out =
-        bundle.call(["--systemd-cgroup", "create", "--bundle", bundle.dir.to_str().unwrap(), &bundle.id]).output();
-    out.fails_with(&["systemd"]);
-    bundle.check_clean();
-}
-
-#[test]
 fn rootless_takes_three_words() {
     peer_differs!("crun", "1.8 has the flag for compatibility only");
     for word in ["true", "false", "auto"] {

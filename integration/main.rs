@@ -58,6 +58,7 @@ mod seccomp_tools;
 mod security;
 mod specs;
 mod stack;
+mod systemd;
 mod trace;
 mod tty;
 mod update;

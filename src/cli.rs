@@ -39,7 +39,7 @@ pub struct Global {
     /// Log every system call that changes something
     #[arg(long)]
     pub debug: bool,
-    /// Use the systemd cgroup driver (not carried out yet: refused)
+    /// Let systemd make the container's cgroup: linux.cgroupsPath is slice:prefix:name
     #[arg(long)]
     pub systemd_cgroup: bool,
     /// Who manages the containers' cgroups; disabled: nobody, a container stays in its caller's
@@ -165,6 +165,9 @@ pub struct Create {
     /// The global flag.
     #[arg(skip)]
     pub policy: Option<PathBuf>,
+    /// Likewise.
+    #[arg(skip)]
+    pub systemd_cgroup: bool,
     /// The global `--cgroup-manager disabled`.
     #[arg(skip)]
     pub no_cgroup: bool,
@@ -964,10 +967,10 @@ fn run(arguments: &[OsString]) -> Result<u8> {
             _ => Err(e),
         };
     }
-    if global.systemd_cgroup || global.cgroup_manager == CgroupManager::Systemd {
-        let refused: Result<u8> =
-            Err(anyhow::anyhow!("--systemd-cgroup: the systemd cgroup driver is not carried out yet"));
-        return refused.hint("without the flag orlop manages cgroups itself (the cgroupfs driver)");
+    // Of other commands the flag says nothing that the container's state does not.
+    let systemd_cgroup = global.systemd_cgroup || global.cgroup_manager == CgroupManager::Systemd;
+    if systemd_cgroup && global.cgroup_manager == CgroupManager::Disabled {
+        anyhow::bail!("--systemd-cgroup: --cgroup-manager disabled asks for no cgroup at all");
     }
     let tolerate_cgroups = match global.rootless {
         Rootless::True => Some(true),
@@ -979,7 +982,7 @@ fn run(arguments: &[OsString]) -> Result<u8> {
     let no_cgroup = global.cgroup_manager == CgroupManager::Disabled;
     match command {
         Command::Create(args) => {
-            let args = Create { policy: global.policy, no_cgroup, ..args };
+            let args = Create { policy: global.policy, systemd_cgroup, no_cgroup, ..args };
             command::create::create(&root, &args, tolerate_cgroups)
         }
         Command::Start(args) => command::start::start(&root, &args.id),
@@ -988,10 +991,15 @@ fn run(arguments: &[OsString]) -> Result<u8> {
         Command::Delete(args) => command::delete::delete(&root, &args),
         Command::Run(mut args) => {
             (args.create.policy, args.create.no_cgroup) = (global.policy, no_cgroup);
+            args.create.systemd_cgroup = systemd_cgroup;
             command::run::run(&root, &args, tolerate_cgroups)
         }
         Command::Exec(args) => command::exec::exec(&root, &args),
         Command::Checkpoint(args) => command::checkpoint::checkpoint(&root, &args),
+        Command::Restore(_) if systemd_cgroup => {
+            let refused: Result<u8> = Err(anyhow::anyhow!("--systemd-cgroup: restore makes cgroups itself only"));
+            refused.hint("restore without the flag, with a linux.cgroupsPath such as /pod/name")
+        }
         Command::Restore(args) => {
             command::checkpoint::restore(&root, &Restore { policy: global.policy, ..args }, tolerate_cgroups)
         }
@@ -1005,10 +1013,10 @@ fn run(arguments: &[OsString]) -> Result<u8> {
         Command::Features => command::features::features(),
         Command::Info(args) => command::info::info(&root, args.format),
         Command::Completions(args) => command::completions::completions(args.shell, &definition()),
-        Command::Plan(args) => command::plan::plan(&args, policy),
-        Command::Check(args) => command::check::check(&args),
+        Command::Plan(args) => command::plan::plan(&args, policy, systemd_cgroup),
+        Command::Check(args) => command::check::check(&args, systemd_cgroup),
         Command::Audit(args) => command::audit::audit(&root, &args),
-        Command::Seccomp(args) => command::seccomp::seccomp(&root, &args, policy, tolerate_cgroups),
+        Command::Seccomp(args) => command::seccomp::seccomp(&root, &args, policy, tolerate_cgroups, systemd_cgroup),
         Command::Policy(args) => command::policy::policy(&args, policy),
         Command::Mounts(args) => command::mounts::mounts(&root, &args),
     }

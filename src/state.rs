@@ -2,7 +2,7 @@
 //! The state directory: `ROOT/ID/` holds what later commands need to know of a container.
 //!
 //! The protocol survives SIGKILL at any point. Making the directory is exclusive: that reserves the id. `intent.json`
-//! names the cgroups before they exist. `state.json` is renamed into place once init is ready; it is written by the
+//! names the cgroups, and the unit of systemd if there is to be one, before they exist. `state.json` is renamed into place once init is ready; it is written by the
 //! parent only. `config.json` is the config as it was at create: what happens to the bundle later has no effect. Whoever
 //! changes the directory holds a lock (flock(2)) on it, which the kernel releases when its holder dies. The root is a
 //! tmpfs and a reboot ends every container, so nothing is synced to disk.
@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::ResultExt;
 use crate::kernel::procfs::{Identity, Proc};
 use crate::plan::hooks::Hook;
+use crate::plan::systemd::Remembered;
 use crate::seccomp::Listener;
 use crate::sys::{self, call};
 
@@ -49,6 +50,9 @@ pub struct Intent {
     pub bundle: PathBuf,
     /// Absolute paths of the cgroups that are going to be made.
     pub cgroups: Vec<PathBuf>,
+    /// The unit that is going to be started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub systemd: Option<Remembered>,
     /// Directories of the resctrl file system that are going to be made, outermost first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub resctrl: Vec<PathBuf>,
@@ -71,6 +75,9 @@ pub struct State {
     pub owner: u32,
     pub init: Identity,
     pub cgroups: Vec<PathBuf>,
+    /// The unit that they are of, if systemd has made them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub systemd: Option<Remembered>,
     /// The directories of the resctrl file system that are the container's own, outermost first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub resctrl: Vec<PathBuf>,

@@ -70,6 +70,7 @@ fn plan(dir: &StateDir, state: &State) -> Result<Plan> {
         id: state.id.clone(),
         bundle: state.bundle.clone(),
         no_new_keyring: !state.new_keyring,
+        systemd: state.systemd.as_ref().map(|unit| unit.manager.clone()),
         ..Request::default()
     };
     let (plan, problems) = Plan::from_spec(&config.spec, &Host::detect()?, &request);

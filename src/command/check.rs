@@ -10,14 +10,15 @@ use crate::cli::{CheckArgs, TextFormat};
 use crate::command::{bundle, print, print_json};
 use crate::error::ResultExt;
 use crate::host::Host;
+use crate::kernel::systemd;
 use crate::plan::problem::Problems;
 use crate::plan::{Plan, Request};
 use crate::spec::examine::{Examination, Finding, Severity};
 use crate::spec::{self, kernel_version};
 
 /// Prints every fault and every warning of a bundle on this host, and changes nothing. Exit status 1 if there are faults.
-pub fn check(args: &CheckArgs) -> Result<u8> {
-    let mut findings = find(args).context("check")?;
+pub fn check(args: &CheckArgs, systemd_cgroup: bool) -> Result<u8> {
+    let mut findings = find(args, systemd_cgroup).context("check")?;
     if args.strict {
         findings.iter_mut().for_each(|finding| finding.severity = Severity::Error);
     }
@@ -28,7 +29,7 @@ pub fn check(args: &CheckArgs) -> Result<u8> {
     Ok(u8::from(findings.iter().any(|finding| finding.severity == Severity::Error)))
 }
 
-fn find(args: &CheckArgs) -> Result<Vec<Finding>> {
+fn find(args: &CheckArgs, systemd_cgroup: bool) -> Result<Vec<Finding>> {
     if args.bundle.is_some() && args.directory.is_some() {
         bail!("--bundle and BUNDLE are the same: give one of them");
     }
@@ -43,7 +44,8 @@ fn find(args: &CheckArgs) -> Result<Vec<Finding>> {
     let host = Host::detect()?;
     let mut examination = Examination::new(&bytes, kernel_version()?)?;
     if let Some(spec) = examination.spec.clone() {
-        let request = Request { id: "check".into(), bundle: bundle.clone(), ..Request::default() };
+        let systemd = if systemd_cgroup { Some(systemd::manager().context("--systemd-cgroup")?) } else { None };
+        let request = Request { id: "check".into(), bundle: bundle.clone(), systemd, ..Request::default() };
         let (plan, problems) = Plan::from_spec(&spec, &host, &request);
         examination.add(problems);
         let mut problems = Problems::default();

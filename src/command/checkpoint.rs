@@ -39,7 +39,12 @@ fn write(root: &Root, args: &Checkpoint) -> Result<()> {
     }
     let host = Host::detect()?;
     let config = spec::parse(dir.load_bytes(CONFIG)?.context("the state directory has lost the container's config")?)?;
-    let request = Request { id: state.id.clone(), bundle: state.bundle.clone(), ..Request::default() };
+    let request = Request {
+        id: state.id.clone(),
+        bundle: state.bundle.clone(),
+        systemd: state.systemd.as_ref().map(|unit| unit.manager.clone()),
+        ..Request::default()
+    };
     let (plan, problems) = Plan::from_spec(&config.spec, &host, &request);
     let plan = plan.ok_or(problems)?;
     if host.euid != 0 {

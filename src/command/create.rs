@@ -8,8 +8,8 @@ use crate::command::policy::{Governed, govern, keep};
 use crate::command::{bundle, make_plan};
 use crate::error::ResultExt;
 use crate::host::Host;
-use crate::kernel::console;
 use crate::kernel::signal::Interrupts;
+use crate::kernel::{console, systemd};
 use crate::lease;
 use crate::plan::{Plan, Request};
 use crate::process::create::{Console, Created, Wishes};
@@ -63,6 +63,7 @@ pub fn make(
             no_cgroup: args.no_cgroup,
             idmap_all: lease.is_some(),
             tolerate_cgroups,
+            systemd: if args.systemd_cgroup { Some(systemd::manager().context("--systemd-cgroup")?) } else { None },
             extra_seccomp: governed.stack.clone(),
             extra_seccomp_names: governed.record.as_ref().map(|r| r.stack_names.clone()).unwrap_or_default(),
         };

@@ -118,6 +118,7 @@ fn by_config(dir: &StateDir) -> Result<()> {
         id: dir.id.clone(),
         bundle: dir.path.clone(),
         cgroups: cgroup::directories(&guess),
+        systemd: None,
         resctrl: Vec::new(),
         creator: Proc::open()?.identify(nix::unistd::Pid::this())?,
     };

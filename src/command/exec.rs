@@ -66,6 +66,7 @@ fn plan(dir: &StateDir, state: &State, host: &Host, args: &Exec) -> Result<Plan>
         bundle: state.bundle.clone(),
         no_new_keyring: !state.new_keyring,
         preserve_fds: args.preserve_fds,
+        systemd: state.systemd.as_ref().map(|unit| unit.manager.clone()),
         listen_fds: listen_fds(),
         ..Request::default()
     };

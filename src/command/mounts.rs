@@ -90,6 +90,7 @@ impl Container {
             id: self.state.id.clone(),
             bundle: bundle.clone(),
             idmap_all: crate::lease::is_held(&self.dir)?,
+            systemd: self.state.systemd.as_ref().map(|unit| unit.manager.clone()),
             ..Request::default()
         };
         let (plan, mut problems) = Plan::from_spec(&config.spec, &Host::detect()?, &request);

@@ -21,7 +21,13 @@ use crate::spec;
 use crate::state::Root;
 
 /// Runs a bundle in the foreground and writes the least profile with which it runs. The exit status is the program's.
-pub fn record(root: &Root, args: &SeccompRecord, policy: Option<&Path>, tolerate_cgroups: Option<bool>) -> Result<u8> {
+pub fn record(
+    root: &Root,
+    args: &SeccompRecord,
+    policy: Option<&Path>,
+    tolerate_cgroups: Option<bool>,
+    systemd_cgroup: bool,
+) -> Result<u8> {
     // What cannot be used is known before the program has run for an hour.
     let earlier = args.merge.as_deref().map(load).transpose()?;
     let run = Run {
@@ -38,6 +44,7 @@ pub fn record(root: &Root, args: &SeccompRecord, policy: Option<&Path>, tolerate
             preserve_fds: 0,
             userns: None,
             policy: policy.map(Path::to_path_buf),
+            systemd_cgroup,
             no_cgroup: false,
             id: Id { id: format!("record-{}", std::process::id()) },
         },

@@ -28,12 +28,20 @@ use crate::spec;
 use crate::state::Root;
 
 /// Answers questions about profiles, without a container.
-pub fn seccomp(root: &Root, command: &Seccomp, policy: Option<&Path>, tolerate_cgroups: Option<bool>) -> Result<u8> {
+pub fn seccomp(
+    root: &Root,
+    command: &Seccomp,
+    policy: Option<&Path>,
+    tolerate_cgroups: Option<bool>,
+    systemd_cgroup: bool,
+) -> Result<u8> {
     match command {
         Seccomp::Explain(args) => explain(args).context("seccomp explain"),
         Seccomp::Compile(args) => compile(args).context("seccomp compile"),
         Seccomp::Lint(args) => lint(args).context("seccomp lint"),
-        Seccomp::Record(args) => super::record::record(root, args, policy, tolerate_cgroups).context("seccomp record"),
+        Seccomp::Record(args) => {
+            super::record::record(root, args, policy, tolerate_cgroups, systemd_cgroup).context("seccomp record")
+        }
         // As diff(1), which keeps 1 for "they differ".
         Seccomp::Diff(args) => diff(args).context("seccomp diff").or_else(|e| {
             report(&e);

@@ -13,11 +13,12 @@ use crate::error::ResultExt;
 use crate::host::{CgroupLayout, Host};
 use crate::kernel::cgroup::update as kernel;
 use crate::kernel::procfs::Proc;
-use crate::kernel::resctrl;
+use crate::kernel::{resctrl, systemd};
 use crate::plan::cgroup::{Cgroup, Version, Write, update as plan};
 use crate::plan::config::Spec;
 use crate::plan::problem::Problems;
 use crate::plan::resctrl::{self as plan_resctrl, Resctrl};
+use crate::plan::systemd::{Property, Remembered};
 use crate::spec;
 use crate::state::{CONFIG, Root, State, StateDir, Status};
 
@@ -134,6 +135,11 @@ fn apply(dir: &StateDir, state: &State, asked: &Value, limits: &Limits) -> Resul
     let new = cgroup(&config.spec, state, &host, true)?;
     let places = kernel::recorded(&new.places, &state.cgroups);
     let mut update = plan::difference(&old, &new, &paths);
+    let unit = Unit::of(state, &old, &new);
+    if unit.is_some() && !update.writes.is_empty() {
+        // systemd writes all that it knows of the unit, and what it does not know of it sets back.
+        update.writes.clone_from(&new.writes);
+    }
     let memory = config.spec.linux.as_ref().and_then(|l| l.resources().as_ref()).and_then(|r| r.memory().as_ref());
     update.not_below_usage = memory
         .filter(|memory| memory.check_before_update() == Some(true))
@@ -151,7 +157,14 @@ fn apply(dir: &StateDir, state: &State, asked: &Value, limits: &Limits) -> Resul
             let root = resctrl::mount_point(&Proc::open()?)?;
             undo = Some((resctrl::change(&root, &class)?, root, class));
         }
-        kernel::update(&places, &update).inspect_err(|_| {
+        let limited = unit.as_ref().map_or(Ok(()), |unit| systemd::set(unit.of, &unit.new)).and_then(|()| {
+            kernel::update(&places, &update).inspect_err(|_| {
+                if let Some(Err(e)) = unit.as_ref().map(|unit| systemd::set(unit.of, &unit.old)) {
+                    crate::log::warn(&format!("taking properties of the unit back: {}", crate::error::one_line(&e)));
+                }
+            })
+        });
+        limited.inspect_err(|_| {
             if let Some((before, root, class)) = undo {
                 // The error that is reported is the one that led here.
                 drop(resctrl::change(&root, &Resctrl { schemata: before, ..class }));
@@ -165,6 +178,20 @@ fn apply(dir: &StateDir, state: &State, asked: &Value, limits: &Limits) -> Resul
     })
 }
 
+/// A unit whose properties change.
+struct Unit<'a> {
+    of: &'a Remembered,
+    old: Vec<Property>,
+    new: Vec<Property>,
+}
+
+impl Unit<'_> {
+    fn of<'a>(state: &'a State, old: &Cgroup, new: &Cgroup) -> Option<Unit<'a>> {
+        let (of, old, new) = (state.systemd.as_ref()?, old.driver.unit()?, new.driver.unit()?);
+        Some(Unit { of, old: old.changes(new), new: new.changes(old) })
+    }
+}
+
 /// The container's class of service.
 fn class(spec: &Spec, id: &str) -> Result<Option<Resctrl>> {
     let mut problems = Problems::default();
@@ -176,7 +203,13 @@ fn class(spec: &Spec, id: &str) -> Result<Option<Resctrl>> {
 fn cgroup(spec: &Spec, state: &State, host: &Host, warn: bool) -> Result<Cgroup> {
     let mut problems = Problems::default();
     let linux = spec.linux.clone().unwrap_or_default();
-    let planned = Cgroup::from_spec(&linux, &state.id, host, &mut problems);
+    let planned = match &state.systemd {
+        Some(unit) => {
+            let annotations = state.annotations.clone();
+            crate::plan::systemd::plan(&linux, &annotations, &state.id, host, &unit.manager, &mut problems)
+        }
+        None => Cgroup::from_spec(&linux, &state.id, host, &mut problems),
+    };
     for warning in problems.warnings.iter().filter(|_| warn) {
         crate::log::warn(&warning.to_string());
     }

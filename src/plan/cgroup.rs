@@ -17,6 +17,7 @@ use serde::Serialize;
 
 use super::device_filter::{self, Rule};
 use super::problem::Problems;
+use super::systemd::Unit;
 use crate::host::{CgroupLayout, Hierarchy, Host};
 
 /// The container's cgroup: one directory in every hierarchy, and what limits it.
@@ -30,7 +31,7 @@ pub struct Cgroup {
     /// rules are among `writes`.
     pub devices: Vec<Rule>,
     /// Who makes it.
-    #[serde(skip)]
+    #[serde(rename = "systemd", skip_serializing_if = "Driver::is_cgroupfs", serialize_with = "Driver::unit_only")]
     pub driver: Driver,
     /// Whether to go on without a cgroup if the caller may not make one: it is not root and asks for no limit.
     pub optional: bool,
@@ -40,12 +41,32 @@ pub struct Cgroup {
     pub owner: Option<u32>,
 }
 
-/// Who makes cgroups, moves processes into them and removes them. `--systemd-cgroup` asks for one that is not there.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// Who makes cgroups, moves processes into them and removes them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Driver {
     /// orlop, in the mounted cgroup file systems.
     #[default]
     Cgroupfs,
+    /// systemd, by a transient unit (`--systemd-cgroup`).
+    Systemd(Box<Unit>),
+}
+
+impl Driver {
+    fn is_cgroupfs(&self) -> bool {
+        self.unit().is_none()
+    }
+
+    /// The unit that the container's cgroup is of.
+    pub fn unit(&self) -> Option<&Unit> {
+        match self {
+            Driver::Cgroupfs => None,
+            Driver::Systemd(unit) => Some(unit),
+        }
+    }
+
+    fn unit_only<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.unit().serialize(serializer)
+    }
 }
 
 /// The cgroup's directory in one hierarchy.

@@ -20,6 +20,7 @@ pub mod resctrl;
 pub mod rootless;
 pub mod scheduling;
 pub mod sysctl;
+pub mod systemd;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -60,6 +61,8 @@ pub struct Request {
     pub idmap_all: bool,
     /// `--rootless`: whether a cgroup that may not be made or limited is done without. None: if nothing asks for it.
     pub tolerate_cgroups: Option<bool>,
+    /// `--systemd-cgroup`: the systemd that makes the cgroup. None: orlop does.
+    pub systemd: Option<systemd::Manager>,
     /// Seccomp profiles of the operator, which bind the container beside its own.
     pub extra_seccomp: Vec<LinuxSeccomp>,
     /// For each of them where the operator has named it.
@@ -152,7 +155,7 @@ impl Plan {
             sysctl: sysctl::from_spec(linux, &namespaces, &mut problems),
             net_devices: net_devices::from_spec(linux, &namespaces, host.euid == 0, &mut problems),
             resctrl: resctrl::from_spec(linux, &request.id, &mut problems),
-            cgroup: cgroup(linux, host, request, &mut problems),
+            cgroup: cgroup(linux, spec, host, request, &mut problems),
             seccomp: seccomp_section(linux, &request.extra_seccomp, &mut problems),
             hooks: hooks::from_spec(spec, &mut problems),
             annotations: spec.annotations.clone().unwrap_or_default().into_iter().collect(),
@@ -192,8 +195,14 @@ fn is_zero(number: &u32) -> bool {
 }
 
 /// The cgroup, or none with `--cgroup-manager disabled`; `--rootless` says whether it is done without where the caller may not make it.
-fn cgroup(linux: &Linux, host: &Host, request: &Request, problems: &mut Problems) -> Cgroup {
-    let planned = Cgroup::from_spec(linux, &request.id, host, problems);
+fn cgroup(linux: &Linux, spec: &Spec, host: &Host, request: &Request, problems: &mut Problems) -> Cgroup {
+    let planned = match &request.systemd {
+        Some(manager) => {
+            let annotations = spec.annotations.clone().unwrap_or_default().into_iter().collect();
+            systemd::plan(linux, &annotations, &request.id, host, manager, problems)
+        }
+        None => Cgroup::from_spec(linux, &request.id, host, problems),
+    };
     if request.no_cgroup {
         // The rules that keep device nodes shut are among them on v1, and a container that asks for no cgroup asks for none.
         for write in planned.writes.iter().filter(|write| !write.field.starts_with("linux.resources.devices")) {

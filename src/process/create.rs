@@ -24,6 +24,7 @@ use crate::kernel::{console, hook, idmap, namespace, resctrl, rootfs, scheduling
 use crate::plan::Plan;
 use crate::plan::namespaces::{Kind, Shape};
 use crate::plan::resctrl::Resctrl;
+use crate::plan::systemd::Remembered;
 use crate::process::channel::{Channel, Message, pair};
 use crate::process::destroy;
 use crate::process::init::{self, Inherited};
@@ -118,6 +119,7 @@ fn make(
         id: plan.id.clone(),
         bundle: plan.bundle.clone(),
         cgroups: cgroups.clone(),
+        systemd: plan.cgroup.driver.unit().map(Remembered::of),
         resctrl: rdt.as_ref().map(|rdt| rdt.missing.clone()).unwrap_or_default(),
         creator: proc.identify(Pid::this())?,
     })?;
@@ -126,6 +128,7 @@ fn make(
     // A cgroup that was not made belongs to someone else if it is there.
     let cgroups = if cgroup.is_none() { Vec::new() } else { cgroups };
     undo.cgroups.clone_from(&cgroups);
+    undo.systemd = plan.cgroup.driver.unit().map(Remembered::of);
     if let Some(rdt) = &rdt {
         resctrl::create(&rdt.root, rdt.plan, &rdt.missing, &mut undo.resctrl)?;
     }
@@ -165,10 +168,14 @@ fn make(
         parents: [ours.fd().as_raw_fd(), interrupts.fd().as_raw_fd(), lock.raw_fd()]
             .into_iter()
             .chain(dir.raw_fds())
+            .chain(cgroup.raw_fds())
             .collect(),
     };
-    let first = spawn(plan, &cgroup, inherited, theirs, &progress)?;
+    let (first, inside) = spawn(plan, &cgroup, inherited, theirs, &progress)?;
     undo.child = Some(first);
+    if inside {
+        cgroup.entered(None)?;
+    }
     let mut parent = Parent {
         plan,
         host,
@@ -212,14 +219,14 @@ fn refuse_changes_of_the_host(plan: &Plan, joined: &[namespace::Joined]) -> Resu
     Ok(())
 }
 
-/// The one clone, or that of the stager. In the child this does not return.
+/// The one clone, or that of the stager, and whether it is in the cgroup. In the child this does not return.
 fn spawn(
     plan: &Plan,
     cgroup: &Handle,
     inherited: Inherited<'_>,
     theirs: Channel,
     progress: &Progress,
-) -> Result<Child> {
+) -> Result<(Child, bool)> {
     let flags = match plan.shape {
         Shape::Direct => plan.namespaces.clone_flags(),
         Shape::Staged => 0,
@@ -231,6 +238,11 @@ fn spawn(
     {
         cloned = clone3(flags, cgroup.clone_into());
     }
+    let outside =
+        matches!(&cloned, Err(e) if matches!(e.errno, Errno::EACCES | Errno::EAGAIN)) && cgroup.is_held_open();
+    if outside {
+        cloned = clone3(flags, None);
+    }
     let cloned = cloned
         .hint_if(
             Errno::EOPNOTSUPP,
@@ -241,7 +253,7 @@ fn spawn(
         .hint_if(Errno::EPERM, "new namespaces need CAP_SYS_ADMIN")
         .context("clone the container's first process")?;
     match (cloned, plan.shape) {
-        (Clone::Parent(child), _) => Ok(child),
+        (Clone::Parent(child), _) => Ok((child, !outside)),
         (Clone::Child, Shape::Direct) => init::run(plan, inherited, theirs, progress),
         (Clone::Child, Shape::Staged) => init::stage(plan, inherited, theirs, progress),
     }
@@ -373,6 +385,8 @@ impl Parent<'_> {
     /// What needs the host's privileges is done here, by pid, while init waits.
     fn outside(&self, undo: &mut Undo) -> Result<()> {
         let Some(child) = &undo.child else { bail!("init is gone") };
+        // Only if it is not in the cgroup yet is there a unit that waits for it.
+        self.cgroup.entered(Some(child.pid)).context("linux.cgroupsPath")?;
         if let Some(map) = &self.plan.idmap {
             self.writers.write(self.proc, child.pid, map)?;
         }
@@ -475,6 +489,7 @@ pub(super) fn state_of(plan: &Plan, host: &Host, init: Identity, cgroups: Vec<Pa
         owner: host.euid,
         init,
         cgroups,
+        systemd: plan.cgroup.driver.unit().map(Remembered::of),
         listener: plan.seccomp.as_ref().and_then(|seccomp| seccomp.listener.clone()),
         new_keyring: plan.new_keyring,
         private_pid_namespace: plan.namespaces.is_new(Kind::Pid),
@@ -568,6 +583,7 @@ pub fn write_pid_file(path: &Path, pid: Pid) -> Result<()> {
 pub(super) struct Undo {
     pub(super) child: Option<Child>,
     pub(super) cgroups: Vec<PathBuf>,
+    pub(super) systemd: Option<Remembered>,
     pub(super) resctrl: Vec<PathBuf>,
     pub(super) devices: Option<Devices>,
     pub(super) hooks_ran: bool,
@@ -589,7 +605,7 @@ impl Undo {
             // It names a process that is gone.
             drop(std::fs::remove_file(path));
         }
-        let cleared = destroy::clear_cgroups(&self.cgroups)
+        let cleared = destroy::clear_cgroups(&self.cgroups, self.systemd.as_ref())
             .and_then(|()| resctrl::remove(&self.resctrl))
             .and_then(|()| dir.remove());
         if let Err(e) = cleared {

@@ -11,8 +11,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::kernel::cgroup::Existing;
 use crate::kernel::procfs::{Identity, Proc};
 use crate::kernel::signal::Interrupts;
-use crate::kernel::{hook, resctrl};
+use crate::kernel::{hook, resctrl, systemd};
 use crate::plan::hooks::Hook;
+use crate::plan::systemd::Remembered;
 use crate::state::{Intent, State, StateDir, Status, hook_state};
 use crate::sys::process::pidfd_send_signal;
 
@@ -29,7 +30,8 @@ pub fn destroy(
 ) -> Result<()> {
     let cgroups = state.map(|s| &s.cgroups).or(intent.map(|i| &i.cgroups));
     if let Some(cgroups) = cgroups {
-        clear_cgroups(cgroups)?;
+        let unit = state.map(|s| &s.systemd).or(intent.map(|i| &i.systemd));
+        clear_cgroups(cgroups, unit.and_then(Option::as_ref))?;
     }
     resctrl::remove(state.map(|s| &s.resctrl).or(intent.map(|i| &i.resctrl)).map_or(&[], Vec::as_slice))?;
     dir.remove()?;
@@ -40,10 +42,16 @@ pub fn destroy(
     Ok(())
 }
 
-/// Kills what is left in the cgroups and removes them.
-pub fn clear_cgroups(cgroups: &[PathBuf]) -> Result<()> {
+/// Kills what is left in the cgroups, stops the unit that they are of, and removes them.
+pub fn clear_cgroups(cgroups: &[PathBuf], unit: Option<&Remembered>) -> Result<()> {
     let existing = Existing::open(cgroups)?;
     existing.kill_all(libc::SIGKILL)?;
+    if let Some(unit) = unit
+        && let Err(e) = systemd::stop(unit)
+    {
+        // It lets go of a scope without processes by itself.
+        crate::log::warn(&crate::error::one_line(&e));
+    }
     existing.destroy()
 }
 

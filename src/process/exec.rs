@@ -9,13 +9,13 @@ use nix::errno::Errno;
 use nix::sched::CloneFlags;
 use nix::unistd::{Pid, chroot, fchdir};
 
-use crate::error::ResultExt;
+use crate::error::{ResultExt, errno_of};
 use crate::host::Host;
 use crate::kernel::capability::setgroups_if_allowed;
 use crate::kernel::cgroup::{Existing, Handle, SubCgroup, unified_of};
 use crate::kernel::path::Root;
 use crate::kernel::procfs::{Found, Proc};
-use crate::kernel::{console, idmap, rootfs, scheduling};
+use crate::kernel::{console, idmap, rootfs, scheduling, systemd};
 use crate::plan::Plan;
 use crate::plan::namespaces::Kind;
 use crate::process::channel::{Channel, Message, pair};
@@ -84,12 +84,31 @@ pub fn exec(
         taken: &taken,
         parents: vec![ours.fd().as_raw_fd()],
     };
-    let child = match clone_into(&cgroup, &proc, state, sub)? {
+    let mut cloned = clone_into(&cgroup, &proc, state, sub);
+    // An ordinary user may not clone into his own unit from another, as of his session.
+    let unit = state.systemd.as_ref().filter(|_| matches!(&cloned, Err(e) if errno_of(e) == Some(Errno::EACCES)));
+    if unit.is_some() {
+        cloned = clone3(0, None).context("clone the process");
+    }
+    let child = match cloned? {
         Clone::Parent(child) => child,
-        Clone::Child if plan.ordinary_user => stage(plan, inherited, theirs),
-        Clone::Child => run(plan, inherited, theirs),
+        Clone::Child => {
+            if unit.is_some() {
+                tail::close_parents(&inherited.parents);
+                if theirs.expect_go().is_err() {
+                    exit(1);
+                }
+            }
+            if plan.ordinary_user { stage(plan, inherited, theirs) } else { run(plan, inherited, theirs) }
+        }
     };
     drop(theirs);
+    if let Some(unit) = unit {
+        // If that fails, the process sees the end of this one and ends.
+        let sub = sub.iter().find(|sub| sub.controllers.is_empty()).map(|sub| sub.path.as_path());
+        systemd::attach(unit, sub, child.pid)?;
+        ours.send(&Message::Go)?;
+    }
     let child = if plan.ordinary_user { after_stager(&ours, child)? } else { child };
     let parent = Parent { plan, state, proc: &proc, child: &child, taken: &taken, foreground };
     let done = parent.converse(&ours, wishes);

@@ -86,6 +86,7 @@ fn make(
         id: plan.id.clone(),
         bundle: plan.bundle.clone(),
         cgroups: cgroups.clone(),
+        systemd: None,
         creator: proc.identify(Pid::this())?,
     })?;
     dir.save(crate::state::CONFIG, config)?;

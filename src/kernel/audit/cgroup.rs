@@ -46,7 +46,8 @@ pub fn audit(subject: &Subject<'_>, report: &mut Report) -> Result<()> {
             && !subject.plan.ordinary_user
             && (!plan.devices.is_empty() || !has_v1_devices(&plan.places))
         {
-            device_program(&plan.devices, path, &existing, report)?;
+            let alone = plan.driver.unit().is_none();
+            device_program(&plan.devices, alone, path, &existing, report)?;
         }
     }
     Ok(())
@@ -109,8 +110,9 @@ fn device_list(writes: &[&Write], path: &Path, existing: &Existing, report: &mut
     Ok(())
 }
 
-/// cgroup v2: the program attached is the one that the rules become, which the kernel's tag of it tells.
-fn device_program(rules: &[Rule], path: &Path, existing: &Existing, report: &mut Report) -> Result<()> {
+/// cgroup v2: the program attached is the one that the rules become, which the kernel's tag of it tells. `alone`: there is
+/// none of systemd's beside it, which could only deny more.
+fn device_program(rules: &[Rule], alone: bool, path: &Path, existing: &Existing, report: &mut Report) -> Result<()> {
     let what = format!("device program of {}", path.display());
     let dir = existing.directory().context("the cgroup is gone")?;
     // The file is opened for its kind of descriptor: bpf(2) takes no O_PATH one on older kernels.
@@ -136,6 +138,7 @@ fn device_program(rules: &[Rule], path: &Path, existing: &Existing, report: &mut
         // Loaded and let go at once: it is attached to nothing.
         vec![bpf::program_tag(bpf::load_device_program(&program)?.as_fd())?]
     };
-    report.compare(what, DEVICES, all(&asked), all(&tags));
+    let own: Vec<_> = tags.iter().filter(|tag| alone || asked.contains(tag)).copied().collect();
+    report.compare(what, DEVICES, all(&asked), all(if own.is_empty() { &tags } else { &own }));
     Ok(())
 }

@@ -13,6 +13,7 @@ use super::freezer;
 use super::fs::{self, make_dir, name, open_dir, open_file, open_root};
 use super::handle::{Directory, Handle};
 use crate::error::{ResultExt, errno_of};
+use crate::kernel::systemd;
 use crate::plan::cgroup::{Cgroup, Driver, Missing, Place, Version, Write};
 use crate::plan::device_filter;
 use crate::sys::call;
@@ -23,7 +24,7 @@ pub fn directories(plan: &Cgroup) -> Vec<PathBuf> {
     plan.places.iter().map(|place| place.mount_point.join(&place.path)).collect()
 }
 
-/// Makes the directories with their ancestors, lets v2 controllers through to them, and applies limits and device
+/// Makes the directories, or the unit that systemd makes them for, with their ancestors, lets v2 controllers through to them, and applies limits and device
 /// rules. If that fails, what it made is removed. Where the plan says that the cgroup is optional, a caller that may
 /// not make it gets a handle of none.
 ///
@@ -32,11 +33,22 @@ pub fn directories(plan: &Cgroup) -> Vec<PathBuf> {
 /// refused, with the JSON path of the limit.
 pub fn create(plan: &Cgroup) -> anyhow::Result<Handle> {
     let mut made = Made::default();
-    let result = match plan.driver {
-        Driver::Cgroupfs => build(plan, &mut made),
+    let mut started = None;
+    let mut result = match &plan.driver {
+        Driver::Cgroupfs => build(plan, |place| make(place, &mut made)),
+        Driver::Systemd(unit) => systemd::start(unit).and_then(|unit| {
+            started = Some(unit);
+            build(plan, find)
+        }),
     };
-    if result.is_err() {
-        made.remove();
+    match &mut result {
+        Ok(handle) => handle.started = started.into(),
+        Err(_) => {
+            made.remove();
+            if let Some(unit) = started {
+                unit.take_back();
+            }
+        }
     }
     match result {
         Err(e) if plan.optional && matches!(errno_of(&e), Some(Errno::EACCES | Errno::EPERM | Errno::EROFS)) => {
@@ -52,11 +64,11 @@ pub fn create(plan: &Cgroup) -> anyhow::Result<Handle> {
     }
 }
 
-fn build(plan: &Cgroup, made: &mut Made) -> anyhow::Result<Handle> {
+fn build(plan: &Cgroup, mut make: impl FnMut(&Place) -> anyhow::Result<OwnedFd>) -> anyhow::Result<Handle> {
     let mut handle = Handle::default();
     for place in &plan.places {
         let path = place.mount_point.join(&place.path);
-        let fd = make(place, made).with_context(|| format!("cgroup {}", path.display()))?;
+        let fd = make(place).with_context(|| format!("cgroup {}", path.display()))?;
         handle.directories.push(Directory { version: place.version, path, fd });
     }
     let mut file = None;
@@ -148,6 +160,19 @@ fn make(place: &Place, made: &mut Made) -> anyhow::Result<OwnedFd> {
         seed_cpuset(place)?;
     }
     Ok(dir)
+}
+
+/// Opens the directory that systemd has made. Of the controllers that it knows nothing of, such as hugetlb, the ones above
+/// are let through as with [`make`].
+fn find(place: &Place) -> anyhow::Result<OwnedFd> {
+    let (root, _) = open_root(&place.mount_point)?;
+    let opened = open_dir(root.as_fd(), &place.path).hint_if(
+        Errno::ENOENT,
+        "systemd has put the unit elsewhere: systemctl show --property ControlGroup says where",
+    )?;
+    let above = place.path.parent().unwrap_or(Path::new(""));
+    pass_controllers(place, above, open_parent(root, &place.path)?.as_fd());
+    Ok(opened)
 }
 
 fn make_ancestors(place: &Place, above: &Path, made: &mut Made) -> sys::Result<OwnedFd> {

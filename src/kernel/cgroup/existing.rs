@@ -103,7 +103,7 @@ impl Existing {
         if let Some((sub, _)) = subs.iter().zip(used).find(|(_, used)| !used) {
             bail!("the container has no cgroup {:?} of {:?} below its own", sub.path, sub.controllers);
         }
-        Ok(handle::Handle { directories })
+        Ok(handle::Handle { directories, ..handle::Handle::default() })
     }
 
     /// The first directory found: for whoever opened one alone.

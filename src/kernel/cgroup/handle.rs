@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The cgroup of a container that is being made: how a process gets into it.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::cell::RefCell;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
 use anyhow::Context;
 use nix::errno::Errno;
+use nix::unistd::Pid;
 
 use super::fs;
 use crate::error::ResultExt;
+use crate::kernel::systemd::Started;
 use crate::plan::cgroup::Version;
 use crate::sys;
 
@@ -16,6 +19,8 @@ use crate::sys;
 #[derive(Debug, Default)]
 pub struct Handle {
     pub(super) directories: Vec<Directory>,
+    /// The unit that systemd has made it for, until a process of the container is in it.
+    pub(super) started: RefCell<Option<Started>>,
 }
 
 #[derive(Debug)]
@@ -44,6 +49,25 @@ impl Handle {
             return Ok(false);
         }
         fs::write(dir, "cgroup.type", "threaded").map(|()| true)
+    }
+
+    /// Whether systemd can move a process in that may not be cloned into it, or not at a limit of processes that what
+    /// holds the scope open has met.
+    pub fn is_held_open(&self) -> bool {
+        self.started.borrow().is_some()
+    }
+
+    /// What holds the scope open has done its work: a process of the container is in it, or, with `moved`, is now moved.
+    pub fn entered(&self, moved: Option<Pid>) -> anyhow::Result<()> {
+        match (self.started.borrow_mut().take(), moved) {
+            (Some(mut started), Some(pid)) => started.attach(pid),
+            _ => Ok(()),
+        }
+    }
+
+    /// Descriptors that a clone must not keep.
+    pub fn raw_fds(&self) -> Vec<RawFd> {
+        self.started.borrow().as_ref().map(Started::raw_fds).unwrap_or_default()
     }
 
     /// Whether there is no cgroup: the host has none, or the caller may not make any.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Control groups, cgroups(7): [`detect`] how the host mounts them, [`create`] the container's as planned, find it again
-//! as [`Existing`]. Works by descriptors beneath the mounts and removes only what a container owns. The cgroupfs driver;
-//! nothing here speaks to systemd.
+//! as [`Existing`]. Works by descriptors beneath the mounts and removes only what a container owns. The directories
+//! are made here, or by [`super::systemd`].
 
 mod create;
 mod existing;
