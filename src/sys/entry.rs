@@ -31,13 +31,13 @@ global_asm!(
     seal = sym seal,
 );
 
-fn syscall(number: libc::c_long, a: usize, b: usize, c: usize, d: usize, e: usize) -> isize {
-    let value: isize;
+fn syscall(number: libc::c_long, a: usize, b: usize, c: usize, d: usize, e: usize) -> libc::c_long {
+    let value: libc::c_long;
     // SAFETY: the callers below pass arguments that are valid for the call; no other register or memory is changed.
     unsafe {
         asm!(
             "syscall",
-            inlateout("rax") number as isize => value,
+            inlateout("rax") number => value,
             in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d, in("r8") e,
             lateout("rcx") _, lateout("r11") _,
             options(nostack),
@@ -95,30 +95,24 @@ unsafe fn is_sealed_command(word: *const u8) -> bool {
 /// As `sealed::ensure` does with its clone, which see.
 fn execute_clone(arguments: *const usize, environment: *const usize) {
     const PATH: usize = (libc::O_PATH | libc::O_CLOEXEC) as usize;
-    const CLONE: usize = (libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC) as usize | libc::AT_EMPTY_PATH as usize;
-    let exe = syscall(libc::SYS_open, c"/proc/self/exe".as_ptr() as usize, PATH, 0, 0, 0);
-    if exe < 0 {
-        return;
-    }
-    let exe = exe as usize;
+    const EMPTY_PATH: usize = libc::AT_EMPTY_PATH as usize;
+    const CLONE: usize = (libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC) as usize | EMPTY_PATH;
+    let open = syscall(libc::SYS_open, c"/proc/self/exe".as_ptr() as usize, PATH, 0, 0, 0);
+    let Ok(exe) = usize::try_from(open) else { return };
     let empty = c"".as_ptr() as usize;
     let mut filesystem = MaybeUninit::<libc::statfs>::uninit();
     let found = syscall(libc::SYS_fstatfs, exe, filesystem.as_mut_ptr() as usize, 0, 0, 0);
     // f_flags, which libc keeps to itself, is the eleventh of statfs's words (statfs(2)).
+    let flags = filesystem.as_ptr().cast::<libc::c_ulong>().wrapping_add(10);
     // SAFETY: the structure has fifteen words, and the call has filled them.
-    if found == 0
-        && unsafe { ptr::read_volatile(filesystem.as_ptr().cast::<libc::c_ulong>().wrapping_add(10)) } & libc::ST_RDONLY
-            == 0
-    {
-        let tree = syscall(libc::SYS_open_tree, exe, empty, CLONE, 0, 0);
-        if tree >= 0 {
-            let tree = tree as usize;
+    if found == 0 && unsafe { ptr::read_volatile(flags) } & libc::ST_RDONLY == 0 {
+        let clone = syscall(libc::SYS_open_tree, exe, empty, CLONE, 0, 0);
+        if let Ok(tree) = usize::try_from(clone) {
             let attributes =
                 libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
             let size = size_of::<libc::mount_attr>();
-            let at = libc::AT_EMPTY_PATH as usize;
-            if syscall(libc::SYS_mount_setattr, tree, empty, at, &raw const attributes as usize, size) == 0 {
-                syscall(libc::SYS_execveat, tree, empty, arguments as usize, environment as usize, at);
+            if syscall(libc::SYS_mount_setattr, tree, empty, EMPTY_PATH, &raw const attributes as usize, size) == 0 {
+                syscall(libc::SYS_execveat, tree, empty, arguments as usize, environment as usize, EMPTY_PATH);
             }
             syscall(libc::SYS_close, tree, 0, 0, 0, 0);
         }

@@ -36,8 +36,8 @@ pub fn receive(socket: BorrowedFd<'_>, limit: usize) -> Result<(Vec<u8>, Option<
         header.msg_iov = &raw mut slice;
         header.msg_iovlen = 1;
         header.msg_control = (&raw mut control).cast();
-        // SAFETY: arithmetic. Room for one: what is sent beyond it is closed by the kernel.
-        header.msg_controllen = unsafe { libc::CMSG_LEN(size_of::<RawFd>() as u32) } as usize;
+        // As CMSG_LEN(3) has it for one descriptor: what is sent beyond it is closed by the kernel.
+        header.msg_controllen = size_of::<libc::cmsghdr>() + size_of::<RawFd>();
         // SAFETY: the buffers have the lengths that the header names, and live through the call.
         let got = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC) };
         match usize::try_from(got) {
