@@ -18,6 +18,7 @@ mod cgroup;
 mod check;
 mod checkpoint;
 mod cli;
+mod clients;
 mod denials;
 mod devices;
 mod errors;

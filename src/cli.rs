@@ -16,7 +16,7 @@ use crate::log;
 
 /// A low-level OCI container runtime: it turns a bundle (config.json and a root filesystem) into a confined process.
 #[derive(Debug, Parser)]
-#[command(name = "orlop", disable_version_flag = true, disable_help_subcommand = true)]
+#[command(name = "orlop", disable_version_flag = true, disable_help_subcommand = true, args_override_self = true)]
 pub struct Cli {
     #[command(flatten)]
     pub global: Global,
@@ -1099,6 +1099,17 @@ mod tests {
         let mut missing = Vec::new();
         check("orlop", &definition(), &page, &mut missing);
         assert!(missing.is_empty(), "{missing:?}");
+    }
+
+    /// podman passes `--leave-running` twice.
+    #[test]
+    fn the_last_of_a_repeated_flag_counts_and_lists_are_kept() {
+        let read = |line: &str| parse(&line.split(' ').map(OsString::from).collect::<Vec<_>>()).unwrap();
+        let cli = read("orlop --log /one --log /two delete --force --force id");
+        assert_eq!(cli.global.log, Some("/two".into()));
+        assert!(matches!(cli.command, Some(Command::Delete(Delete { force: true, .. }))));
+        let cli = read("orlop exec -e ONE=1 -e TWO=2 id true");
+        assert!(matches!(cli.command, Some(Command::Exec(Exec { env, .. })) if env == ["ONE=1", "TWO=2"]));
     }
 
     #[test]
