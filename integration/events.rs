@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use crate::harness::{Bundle, Flavor, Layer, eventually, flavor, host, runtime};
 use crate::{orlop_only, peer_differs};
 
-macro_rules! requires_memory_of_v1 {
+macro_rules! requires_memory {
     () => {
-        if flavor() == Flavor::Crun || !host::v1_hierarchies().iter().any(|(name, _)| name == "memory") {
-            crate::skip_expected!("no memory controller of v1 in this layer");
+        if host::hierarchy_of("memory").is_none() || (flavor() == Flavor::Crun && !host::is_v2()) {
+            crate::skip_expected!("no memory controller in this layer");
         }
     };
 }
@@ -32,7 +32,7 @@ fn shape(value: &Value, at: &str, found: &mut BTreeSet<String>) {
 #[test]
 fn statistics_have_the_members_and_types_of_runc() {
     orlop_only!("is compared with runc");
-    requires_memory_of_v1!();
+    requires_memory!();
     let Some(runc) = host::find_program("runc") else { crate::skip_expected!("runc is not installed") };
     let bundle = Bundle::new().set("/linux/resources", json!({"pids": {"limit": 50}})).args(["/probe", "wait"]);
     bundle.create();
@@ -123,7 +123,7 @@ fn the_stream_has_statistics_and_ends_with_the_container() {
 
 #[test]
 fn a_kill_by_the_oom_killer_is_an_event() {
-    requires_memory_of_v1!();
+    requires_memory!();
     let limits = json!({"memory": {"limit": 16_777_216, "swap": 16_777_216}});
     let bundle = Bundle::new().set("/linux/resources", limits).args(["/probe", "allocate", "64"]);
     let created = bundle.try_create(&[]);
@@ -146,7 +146,7 @@ fn a_kill_by_the_oom_killer_is_an_event() {
 #[test]
 fn run_says_that_it_was_the_oom_killer() {
     orlop_only!("says who has sent SIGKILL");
-    requires_memory_of_v1!();
+    requires_memory!();
     let limits = json!({"memory": {"limit": 16_777_216, "swap": 16_777_216}});
     let out = Bundle::new().set("/linux/resources", limits).try_run(["/probe", "allocate", "64"]);
     if out.stderr.contains("memsw") {

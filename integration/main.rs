@@ -10,6 +10,7 @@
     reason = "a test fails by panicking, works on its own directories and is not a container"
 )]
 
+mod apparmor;
 mod attacks;
 mod audit;
 mod bundles;
@@ -19,6 +20,7 @@ mod check;
 mod checkpoint;
 mod cli;
 mod clients;
+mod controllers;
 mod denials;
 mod devices;
 mod errors;

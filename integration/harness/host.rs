@@ -19,6 +19,16 @@ pub fn is_v2() -> bool {
     v2_root().is_some_and(|p| p == Path::new("/sys/fs/cgroup"))
 }
 
+/// The machine's hierarchy for a controller, v1 or v2. A controller of v2 is one that groups at the top can have.
+pub fn hierarchy_of(controller: &str) -> Option<PathBuf> {
+    if let Some((_, root)) = v1_hierarchies().into_iter().find(|(name, _)| name == controller) {
+        return Some(root);
+    }
+    let root = v2_root()?;
+    let all = fs::read_to_string(root.join("cgroup.controllers")).unwrap();
+    all.split_whitespace().any(|name| name == controller).then_some(root)
+}
+
 /// Every directory called `name` at the top of any hierarchy.
 pub fn cgroups_named(name: &str) -> Vec<PathBuf> {
     v1_hierarchies().into_iter().map(|(_, p)| p).chain(v2_root()).map(|p| p.join(name)).filter(|p| p.exists()).collect()

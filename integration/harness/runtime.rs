@@ -15,6 +15,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 
+use super::host;
+
 /// No command of a runtime takes this long unless it hangs; slow machines and `strace` are allowed for.
 pub const PATIENCE_MS: i32 = 60_000;
 
@@ -175,7 +177,8 @@ impl Call {
         let mut command = Command::new(program);
         command.stdin(Stdio::null());
         command.stdout(File::create(&out).unwrap()).stderr(File::create(&err).unwrap());
-        if layer == Layer::V2 {
+        // The layer is there already where cgroup2 is all that the machine has; the kernel refuses a second mount of it.
+        if layer == Layer::V2 && !host::is_v2() {
             // SAFETY: the closure makes only system calls, on constants.
             unsafe { command.pre_exec(enter_v2) };
         }

@@ -79,6 +79,16 @@ pub fn run(words: &[&str]) -> Value {
                 Err(e) => failed(&e),
             }
         }
+        ["fork-bomb"] => fork_bomb(),
+        ["burn"] => {
+            say(&json!({"ready": true}));
+            #[allow(clippy::empty_loop, reason = "the processor's time is what is measured")]
+            loop {}
+        }
+        ["write-direct", path, kilobytes] => match write_direct(path, kilobytes.parse().unwrap()) {
+            Ok(elapsed) => json!({"ok": true, "ms": elapsed.as_millis()}),
+            Err(e) => failed(&e),
+        },
         ["setuid", uid] => {
             // SAFETY: no pointers.
             outcome(i64::from(unsafe { libc::setuid(uid.parse().unwrap()) }))
@@ -198,6 +208,29 @@ fn fork(count: u32) -> Value {
         }
     }
     json!({"made": made})
+}
+
+/// Every process that there is forks for ever.
+fn fork_bomb() -> ! {
+    loop {
+        // SAFETY: one thread; parent and child do the same.
+        unsafe { libc::fork() };
+    }
+}
+
+/// Writes to a disk past the page cache, 64 KiB at a time, and returns how long it took.
+fn write_direct(path: &str, kilobytes: usize) -> std::io::Result<std::time::Duration> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    const BLOCK: usize = 64 << 10;
+    let mut file = fs::OpenOptions::new().write(true).create(true).custom_flags(libc::O_DIRECT).open(path)?;
+    let buffer = vec![1u8; BLOCK + 4096];
+    // The kernel wants an address that is aligned to a sector.
+    let block = &buffer[buffer.as_ptr().align_offset(4096)..][..BLOCK];
+    let start = std::time::Instant::now();
+    for _ in 0..(kilobytes << 10).div_ceil(BLOCK) {
+        file.write_all(block)?;
+    }
+    Ok(start.elapsed())
 }
 
 fn allocate(megabytes: usize) -> Value {
