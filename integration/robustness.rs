@@ -245,7 +245,7 @@ fn e14_corrupt_state_is_an_error_and_force_removes_it() {
             // Without its state it cannot know the process and the cgroup.
             // SAFETY: no pointers; the pid is of this test's container.
             unsafe { libc::kill(pid, libc::SIGKILL) };
-            runtime::wait_for_end(pid, runtime::PATIENCE_MS);
+            runtime::wait_for_end(pid, runtime::patience_ms());
             for left in crate::harness::host::cgroups_named(&bundle.id) {
                 crate::harness::eventually("the cgroup empties", || fs::remove_dir(&left).is_ok());
             }

@@ -291,7 +291,7 @@ impl Bundle {
     /// Waits until the container's init has ended.
     #[track_caller]
     pub fn wait_stopped(&self) {
-        assert!(runtime::wait_for_end(self.pid(), runtime::PATIENCE_MS), "the container does not end");
+        assert!(runtime::wait_for_end(self.pid(), runtime::patience_ms()), "the container does not end");
         // Detection is by /proc, and the zombie may be reaped at any time: both have to read as stopped.
         assert_eq!(self.state()["status"], "stopped");
     }
@@ -368,7 +368,7 @@ impl Drop for Bundle {
 /// Polls until `condition` holds, at most as long as any command may take.
 #[track_caller]
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_millis(u64::try_from(runtime::PATIENCE_MS).unwrap());
+    let end = Instant::now() + Duration::from_millis(u64::try_from(runtime::patience_ms()).unwrap());
     while !condition() {
         assert!(Instant::now() < end, "waited in vain: {what}");
         std::thread::sleep(Duration::from_millis(5));
