@@ -345,6 +345,8 @@ impl Drop for Bundle {
         if panicking {
             // The test has failed already; only tidy up so that others do not suffer.
             for cgroup in host::cgroups_named(&self.id) {
+                // What is frozen on cgroup v1 does not die.
+                drop(fs::write(cgroup.join("freezer.state"), "THAWED"));
                 let procs = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
                 for pid in procs.lines().filter_map(|l| l.parse::<i32>().ok()) {
                     // SAFETY: no pointers; the pid was read from a cgroup that only this test uses.
