@@ -173,7 +173,7 @@ impl Manager {
         let path = bundle.dir.join("manager.sock");
         let socket = UnixDatagram::bind(&path).unwrap();
         socket
-            .set_read_timeout(Some(std::time::Duration::from_millis(runtime::PATIENCE_MS.unsigned_abs().into())))
+            .set_read_timeout(Some(std::time::Duration::from_millis(runtime::patience_ms().unsigned_abs().into())))
             .unwrap();
         Self { socket, path: path.to_str().unwrap().to_string() }
     }

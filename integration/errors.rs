@@ -243,6 +243,41 @@ fn a_missing_rootfs_is_named() {
 }
 
 #[test]
+fn numbers_that_are_left_out_are_not_zero() {
+    orlop_only!("insists on them");
+    let whole = json!({"containerID": 0, "hostID": 100_000, "size": 65_536});
+    let device = json!({"path": "/dev/mine", "type": "c", "major": 1, "minor": 3});
+    let limit = json!({"type": "RLIMIT_NOFILE", "soft": 10, "hard": 20});
+    for (pointer, value, members) in [
+        ("/linux/uidMappings", &whole, &["containerID", "hostID", "size"][..]),
+        ("/linux/gidMappings", &whole, &["containerID", "hostID", "size"]),
+        ("/linux/devices", &device, &["path", "type", "major", "minor"]),
+        ("/process/rlimits", &limit, &["type", "soft", "hard"]),
+    ] {
+        let fields = Bundle::new().userns(0, 100_000, 65_536).set(pointer, json!([value]));
+        for member in members {
+            let mut without = value.clone();
+            without.as_object_mut().unwrap().remove(*member);
+            let bundle = Bundle::new().userns(0, 100_000, 65_536).set(pointer, json!([without]));
+            let path = format!("{}[0]: missing field `{member}`", pointer[1..].replace('/', "."));
+            refused(&bundle, &[&path]);
+        }
+        if pointer != "/linux/devices" {
+            fields.run(["/probe", "echo", "x"]).ok();
+        }
+    }
+    // A mapping of a mount, and a FIFO, which has no numbers.
+    let bundle = Bundle::new().userns(0, 100_000, 65_536).push(
+        "/mounts",
+        json!({"destination": "/mnt", "type": "bind", "source": "/tmp", "options": ["bind"],
+            "uidMappings": [{"containerID": 0, "size": 1}], "gidMappings": [whole]}),
+    );
+    refused(&bundle, &["mounts[3].uidMappings[0]: missing field `hostID`"]);
+    let bundle = Bundle::new().set("/linux/devices", json!([{"path": "/dev/fifo", "type": "p"}]));
+    bundle.run(["/probe", "stat", "/dev/fifo"]).ok();
+}
+
+#[test]
 fn a_pid_file_that_cannot_be_written_fails_the_create() {
     let bundle = Bundle::new();
     bundle.write_config();
@@ -320,9 +355,13 @@ fn fields_that_are_not_carried_out_are_refused_by_name() {
 fn huge_and_deep_configs_neither_crash_nor_hang() {
     // E16.
     let deep = format!("{}1{}", "[".repeat(10_000), "]".repeat(10_000));
-    let bundle = Bundle::new().raw_config(deep);
-    bundle.try_create(&[]).fails();
-    bundle.check_clean();
+    // What serde passes over, before and after a fault.
+    let lacks = r#""linux": {"devices": [{"type": "c"}]}"#;
+    for config in [deep.clone(), format!(r#"{{"x": {deep}, {lacks}}}"#), format!(r#"{{{lacks}, "x": {deep}}}"#)] {
+        let bundle = Bundle::new().raw_config(config);
+        bundle.try_create(&[]).fails();
+        bundle.check_clean();
+    }
     let bundle = Bundle::new()
         .set("/annotations", (0..20_000).map(|i| (format!("k{i}"), json!("v"))).collect::<serde_json::Map<_, _>>());
     bundle.run(["/probe", "echo", "x"]).ok();

@@ -344,7 +344,7 @@ fn detached_with_a_pid_file() {
     let cgroup = |pid: i32| fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
     assert_eq!(cgroup(pid), cgroup(bundle.pid()), "in every hierarchy");
     bundle.kill("KILL").ok();
-    assert!(runtime::wait_for_end(pid, runtime::PATIENCE_MS), "it dies with init of its PID namespace");
+    assert!(runtime::wait_for_end(pid, runtime::patience_ms()), "it dies with init of its PID namespace");
 }
 
 #[test]

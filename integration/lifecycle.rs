@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Bundle, Call, Flavor, eventually, flavor, runtime};
+use crate::harness::{Bundle, Call, Flavor, eventually, flavor, host, runtime};
 use crate::{orlop_only, peer_differs};
 
 /// Fails the test unless the output says that there is no such container, in the words that containerd looks for.
@@ -208,6 +208,11 @@ fn kill_all_reaches_every_process() {
     bundle.wait_printed(2);
     bundle.call(["kill", "--all", &bundle.id, "KILL"]).output().ok();
     bundle.wait_stopped();
+    for cgroup in host::cgroups_named(&bundle.id) {
+        eventually("all processes have ended", || {
+            fs::read_to_string(cgroup.join("cgroup.procs")).is_ok_and(|pids| pids.is_empty())
+        });
+    }
     bundle.delete().ok();
     bundle.check_clean();
 }

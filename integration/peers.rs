@@ -237,7 +237,7 @@ fn fifty_containers_at_once() {
         assert_eq!(said["echo"][0], id.as_str());
         call(&["kill", &id, "KILL"]).ok();
         let pid = std::fs::read_to_string(&pid_file).unwrap().trim().parse().unwrap();
-        assert!(runtime::wait_for_end(pid, runtime::PATIENCE_MS));
+        assert!(runtime::wait_for_end(pid, runtime::patience_ms()));
         call(&["delete", &id]).ok();
     };
     std::thread::scope(|scope| {

@@ -218,9 +218,12 @@ fn a18_the_rootfs_itself_is_a_link() {
     symlink("rootfs", bundle.dir.join("link")).unwrap();
     let bundle = bundle.set("/root/path", "link");
     let out = bundle.try_run(["/probe", "echo", "x"]);
-    if !out.status.success() {
+    if flavor() == Flavor::Orlop {
+        out.ok();
+    } else if !out.status.success() {
         out.fails();
     }
+    assert_eq!(fs::read_link(bundle.dir.join("link")).unwrap(), std::path::Path::new("rootfs"));
     bundle.delete_force().ok();
     bundle.check_clean();
 }

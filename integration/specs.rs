@@ -157,3 +157,36 @@ fn every_attack_has_a_test_and_a_way_to_make_it_fail() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
     assert!(named.len() > 50, "{named:?}");
 }
+
+#[test]
+fn every_mutation_applies() {
+    // What `integration/mutate` builds; that it builds and is noticed takes too long for the suite.
+    let copy = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("mutations-{}", std::process::id()));
+    let functions = functions();
+    let mut faults = Vec::new();
+    let mut patches = 0;
+    for entry in fs::read_dir(root().join("integration/mutations")).unwrap().flatten() {
+        let patch = fs::read_to_string(entry.path()).unwrap();
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let tests: Vec<&str> = patch.lines().filter_map(|l| l.strip_prefix("# fails: ")).collect();
+        let known = |test: &str| functions.contains(test) || test.starts_with("exec_equals_init_in_");
+        if tests.is_empty() || !tests.iter().all(|test| known(test)) {
+            faults.push(format!("{name}: names no test, or one that is not there: {tests:?}"));
+        }
+        for file in patch.lines().filter_map(|l| l.strip_prefix("--- a/")) {
+            fs::create_dir_all(copy.join(file).parent().unwrap()).unwrap();
+            fs::copy(root().join(file), copy.join(file)).unwrap();
+        }
+        let applied = std::process::Command::new("patch")
+            .args(["-p1", "-F3", "-s", "--dry-run", "-i", entry.path().to_str().unwrap(), "-d", copy.to_str().unwrap()])
+            .output()
+            .expect("patch(1) is installed");
+        if !applied.status.success() {
+            faults.push(format!("{name}: {}", String::from_utf8_lossy(&applied.stdout).trim()));
+        }
+        patches += 1;
+    }
+    fs::remove_dir_all(&copy).unwrap();
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+    assert!(patches > 70, "{patches}");
+}

@@ -23,7 +23,7 @@ macro_rules! needs_systemd {
 
 /// A bundle whose unit is `orlop-ID.scope` in a slice of a slice.
 fn bundle() -> Bundle {
-    let bundle = Bundle::new().args(["/probe", "sleep"]);
+    let bundle = Bundle::new().args(["/probe", "wait"]);
     let path = format!("orlopit-sub.slice:orlop:{}", bundle.id);
     bundle.set("/linux/cgroupsPath", path)
 }

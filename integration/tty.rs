@@ -74,7 +74,7 @@ pub fn read_all(master: OwnedFd) -> String {
     loop {
         let mut poll = libc::pollfd { fd: file.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one valid pollfd.
-        let ready = unsafe { libc::poll(&raw mut poll, 1, runtime::PATIENCE_MS) };
+        let ready = unsafe { libc::poll(&raw mut poll, 1, runtime::patience_ms()) };
         assert_eq!(ready, 1, "the terminal stays silent: {}", String::from_utf8_lossy(&text));
         match file.read(&mut block) {
             Ok(0) | Err(_) => return String::from_utf8_lossy(&text).into_owned(),

@@ -17,6 +17,7 @@ use crate::plan::config::{Process, Spec};
 use crate::plan::problem::Problems;
 use crate::seccomp::arch::Arch;
 use crate::seccomp::docker::{self, Environment};
+use crate::spec::position::Positions;
 
 pub mod examine;
 mod position;
@@ -75,6 +76,7 @@ pub fn parse_process(bytes: &[u8]) -> Result<Process> {
         crate::log::warn(&warning.to_string());
     }
     let process = config.get_mut("process").map(Value::take).unwrap_or_default();
+    shape::check_process(bytes).map_err(|e| cite("", bytes, &e))?;
     serde_json::from_slice(&serde_json::to_vec(&process)?).map_err(|_| {
         // The position in the user's own text is the one to cite.
         match serde_json::from_slice::<Process>(bytes) {
@@ -250,7 +252,12 @@ fn cite(file: &str, bytes: &[u8], error: &serde_json::Error) -> anyhow::Error {
     let (line, column) = (error.line(), error.column());
     let message = error.to_string();
     let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message);
-    let mut text = format!("{file}{line}:{column}: {message}");
+    // The bracket that is pointed at does not say whose it is. Only a Value is sure to be of a depth that can be walked.
+    let lacks = message.starts_with("missing field") && serde_json::from_slice::<Value>(bytes).is_ok();
+    let all = if lacks { Positions::parse(bytes) } else { None };
+    let at = all.map(|all| all.path_at(line, column, true)).unwrap_or_default();
+    let separator = if at.is_empty() { "" } else { ": " };
+    let mut text = format!("{file}{line}:{column}: {at}{separator}{message}");
     let source = bytes.split(|b| *b == b'\n').nth(line.saturating_sub(1)).unwrap_or_default();
     let source = String::from_utf8_lossy(source);
     // A config on one line is cited around the fault only.

@@ -291,7 +291,7 @@ impl Bundle {
     /// Waits until the container's init has ended.
     #[track_caller]
     pub fn wait_stopped(&self) {
-        assert!(runtime::wait_for_end(self.pid(), runtime::PATIENCE_MS), "the container does not end");
+        assert!(runtime::wait_for_end(self.pid(), runtime::patience_ms()), "the container does not end");
         // Detection is by /proc, and the zombie may be reaped at any time: both have to read as stopped.
         assert_eq!(self.state()["status"], "stopped");
     }
@@ -345,6 +345,8 @@ impl Drop for Bundle {
         if panicking {
             // The test has failed already; only tidy up so that others do not suffer.
             for cgroup in host::cgroups_named(&self.id) {
+                // What is frozen on cgroup v1 does not die.
+                drop(fs::write(cgroup.join("freezer.state"), "THAWED"));
                 let procs = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
                 for pid in procs.lines().filter_map(|l| l.parse::<i32>().ok()) {
                     // SAFETY: no pointers; the pid was read from a cgroup that only this test uses.
@@ -368,7 +370,7 @@ impl Drop for Bundle {
 /// Polls until `condition` holds, at most as long as any command may take.
 #[track_caller]
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_millis(u64::try_from(runtime::PATIENCE_MS).unwrap());
+    let end = Instant::now() + Duration::from_millis(u64::try_from(runtime::patience_ms()).unwrap());
     while !condition() {
         assert!(Instant::now() < end, "waited in vain: {what}");
         std::thread::sleep(Duration::from_millis(5));

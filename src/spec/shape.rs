@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! serde reads a struct from an array too, member by member, and an empty array as a struct without members. For a config
-//! that is a fault of type, and one that could hide: `"resources": []` would be a container without limits.
+//! that is a fault of type, and one that could hide: `"resources": []` would be a container without limits. And oci-spec
+//! takes a number that is left out for 0, where the specification requires it: a mapping to the host's root, or a limit of 0.
 
 use std::cell::Cell;
 use std::fmt;
@@ -12,6 +13,8 @@ struct Node {
     name: &'static str,
     array: bool,
     members: &'static [Node],
+    /// The members that have to be there.
+    required: &'static [&'static str],
 }
 
 /// What Docker's format has and `linux.seccomp` has not.
@@ -21,33 +24,46 @@ const DOCKER: [&str; 5] = ["archMap", "includes", "excludes", "minKernel", "name
 const ANY: &str = "*";
 
 const fn object(name: &'static str, members: &'static [Node]) -> Node {
-    Node { name, array: false, members }
+    Node { name, array: false, members, required: &[] }
 }
 
 const fn objects(name: &'static str, members: &'static [Node]) -> Node {
-    Node { name, array: true, members }
+    Node { name, array: true, members, required: &[] }
 }
 
-const ID_MAPPINGS: [Node; 2] = [objects("uidMappings", &[]), objects("gidMappings", &[])];
+const fn complete(name: &'static str, required: &'static [&'static str]) -> Node {
+    Node { name, array: true, members: &[], required }
+}
+
+/// config-linux.md#user-namespace-mappings
+const MAPPING: &[&str] = &["containerID", "hostID", "size"];
+
+const ID_MAPPINGS: [Node; 2] = [complete("uidMappings", MAPPING), complete("gidMappings", MAPPING)];
+
+/// config-linux.md#devices: a FIFO needs no [`NUMBERS`].
+const DEVICE: &[&str] = &["type", "path", "major", "minor"];
+const NUMBERS: [&str; 2] = ["major", "minor"];
 
 const SECCOMP: Node = object("seccomp", &[objects("syscalls", &[objects("args", &[])])]);
+
+const PROCESS: Node = object(
+    "process",
+    &[
+        object("consoleSize", &[]),
+        object("user", &[]),
+        object("capabilities", &[]),
+        object("scheduler", &[]),
+        object("ioPriority", &[]),
+        object("execCPUAffinity", &[]),
+        complete("rlimits", &["type", "soft", "hard"]),
+    ],
+);
 
 const CONFIG: Node = object(
     "",
     &[
         object("root", &[]),
-        object(
-            "process",
-            &[
-                object("consoleSize", &[]),
-                object("user", &[]),
-                object("capabilities", &[]),
-                object("scheduler", &[]),
-                object("ioPriority", &[]),
-                object("execCPUAffinity", &[]),
-                objects("rlimits", &[]),
-            ],
-        ),
+        PROCESS,
         objects("mounts", &ID_MAPPINGS),
         object(
             "hooks",
@@ -63,10 +79,10 @@ const CONFIG: Node = object(
         object(
             "linux",
             &[
-                objects("uidMappings", &[]),
-                objects("gidMappings", &[]),
+                complete("uidMappings", MAPPING),
+                complete("gidMappings", MAPPING),
                 objects("namespaces", &[]),
-                objects("devices", &[]),
+                complete("devices", DEVICE),
                 SECCOMP,
                 object("timeOffsets", &[object(ANY, &[])]),
                 object("netDevices", &[object(ANY, &[])]),
@@ -119,7 +135,7 @@ impl Seen {
     }
 }
 
-/// Fails at the first array that stands where config.json has an object.
+/// Fails at the first array that stands where config.json has an object, or object that lacks what it must have.
 pub fn check(json: &[u8]) -> Result<Seen, serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_slice(json);
     let seen = Seen::default();
@@ -131,6 +147,12 @@ pub fn check(json: &[u8]) -> Result<Seen, serde_json::Error> {
 pub fn check_seccomp(json: &[u8]) -> Result<(), serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_slice(json);
     Expect { node: &SECCOMP, array: false, seen: &Seen::default() }.deserialize(&mut deserializer)
+}
+
+/// [`check`] for the value of `process` alone.
+pub fn check_process(json: &[u8]) -> Result<(), serde_json::Error> {
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    Expect { node: &PROCESS, array: false, seen: &Seen::default() }.deserialize(&mut deserializer)
 }
 
 /// What the next value must be.
@@ -161,8 +183,19 @@ impl<'de> Visitor<'de> for Expect<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let mut limit = self.node.name != "pids";
+        let required = self.node.required;
+        // A bit for each of them that is there.
+        let mut present = 0_u32;
+        let mut is_fifo = false;
         while let Some(name) = map.next_key::<std::borrow::Cow<'de, str>>()? {
             limit = limit || name == "limit";
+            if let Some(at) = required.iter().position(|member| *member == name) {
+                present |= 1 << at;
+                if name == "type" {
+                    is_fifo = map.next_value::<serde_json::Value>()? == "p";
+                    continue;
+                }
+            }
             match self.node.members.iter().find(|member| member.name == name || member.name == ANY) {
                 // oci-spec knows these two by other names, so that it would pass them over.
                 None if self.node.name == "intelRdt" && matches!(name.as_ref(), "enableCMT" | "enableMBM") => {
@@ -181,6 +214,11 @@ impl<'de> Visitor<'de> for Expect<'_> {
         }
         if !limit {
             self.seen.pids_without_limit.set(true);
+        }
+        for (at, name) in required.iter().enumerate() {
+            if present >> at & 1 == 0 && !(is_fifo && NUMBERS.contains(name)) {
+                return Err(A::Error::missing_field(name));
+            }
         }
         Ok(())
     }
