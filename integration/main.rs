@@ -54,6 +54,7 @@ mod seccomp_tools;
 mod security;
 mod specs;
 mod stack;
+mod timeline;
 mod trace;
 mod tty;
 mod userns;

@@ -35,6 +35,7 @@ use crate::sys::call;
 use crate::sys::clone::{Child, Clone, clone3};
 use crate::sys::memory::SharedWord;
 use crate::sys::process::{Exit, pidfd_send_signal, prlimit, wait};
+use crate::trace::{self, Lane, Phase, mark};
 
 /// Where the master of the container's terminal goes.
 pub enum Console {
@@ -122,7 +123,9 @@ fn make(
         creator: proc.identify(Pid::this())?,
     })?;
     dir.save(crate::state::CONFIG, config)?;
+    mark(Phase::Cgroup);
     let cgroup = cgroup::create(&plan.cgroup)?;
+    mark(Phase::Sources);
     // A cgroup that was not made belongs to someone else if it is there.
     let cgroups = if cgroup.is_none() { Vec::new() } else { cgroups };
     undo.cgroups.clone_from(&cgroups);
@@ -167,7 +170,9 @@ fn make(
             .chain(dir.raw_fds())
             .collect(),
     };
+    mark(Phase::Clone);
     let first = spawn(plan, &cgroup, inherited, theirs, &progress)?;
+    trace::process(if plan.shape == Shape::Direct { Lane::Child } else { Lane::Stager }, first.pid);
     undo.child = Some(first);
     let mut parent = Parent {
         plan,
@@ -185,13 +190,16 @@ fn make(
     };
     let (master, limits) = parent.converse(&ours, wishes, undo)?;
     let Some(child) = undo.child.as_ref() else { bail!("init is gone") };
+    mark(Phase::Record);
     let state = parent.record(child, &limits, cgroups)?;
     announce(child, wishes, &mut undo.pid_file)?;
+    mark(Phase::HandOver);
     ours.send(&Message::Go).context("init died when it was ready")?;
     // Init closes the channel when the death of this process no longer kills it: not before may this process end.
     ours.receive()?;
     // The last chance to obey a signal; one that comes later is too late, as it would be after the end of this process.
     interrupts.check()?;
+    mark(Phase::End);
     let child = undo.child.take().context("init is gone")?;
     Ok((state, child, master))
 }
@@ -297,6 +305,7 @@ impl Parent<'_> {
         let mut mapped_late = false;
         let mut staged = self.plan.shape == Shape::Staged;
         loop {
+            mark(Phase::WaitForInit);
             if staged && let Some(stager) = &undo.child {
                 // Init would keep the channel open though nobody knows its pid. The stager is looked at first: what it
                 // said before its end is seen then.
@@ -311,6 +320,7 @@ impl Parent<'_> {
             match message {
                 Message::Cloned { pid } => {
                     let pidfd = fd.context("the stager sent no pidfd")?;
+                    trace::process(Lane::Child, Pid::from_raw(pid));
                     let stager = undo.child.replace(Child { pid: Pid::from_raw(pid), pidfd });
                     if let Some(stager) = stager {
                         wait(stager.pidfd.as_fd(), true)?;
@@ -354,13 +364,14 @@ impl Parent<'_> {
                 Message::Ready { limits } => return Ok((master, limits)),
                 Message::Warning(text) => crate::log::warn(&text),
                 Message::Failed(failure) => return Err(failure.into()),
-                other @ (Message::Go | Message::Mount(_)) => bail!("init sent {other:?}"),
+                other @ (Message::Go | Message::GoTraced | Message::Mount(_)) => bail!("init sent {other:?}"),
             }
         }
     }
 
     /// What needs the host's privileges is done here, by pid, while init waits.
     fn outside(&self, undo: &mut Undo) -> Result<()> {
+        mark(Phase::OutsideWork);
         let Some(child) = &undo.child else { bail!("init is gone") };
         if let Some(map) = &self.plan.idmap {
             self.writers.write(self.proc, child.pid, map)?;
@@ -406,6 +417,7 @@ impl Parent<'_> {
         if hooks.prestart.is_empty() && hooks.create_runtime.is_empty() {
             return Ok(());
         }
+        mark(Phase::HostHooks);
         let pid = undo.child.as_ref().map_or(0, |child| child.pid.as_raw());
         let state = hook_state(&self.plan.id, Status::Creating, pid, &self.plan.bundle, &self.plan.annotations);
         hook::run_all("prestart", &hooks.prestart, &state, Some(self.interrupts))?;

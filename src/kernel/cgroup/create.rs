@@ -231,6 +231,7 @@ fn apply(write: &Write, plan: &Cgroup, handle: &Handle, last: &mut LastFile) -> 
 
 /// Loads and attaches the device program. The kernel keeps it as long as the cgroup.
 fn restrict_devices(rules: &[device_filter::Rule], handle: &Handle) -> anyhow::Result<()> {
+    crate::trace::mark(crate::trace::Phase::DeviceRules);
     const FIELD: &str = "linux.resources.devices";
     let program = device_filter::program(rules).with_context(|| format!("{FIELD}: too many rules"))?;
     let program = sys::bpf::load_device_program(&program)
