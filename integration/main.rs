@@ -12,6 +12,7 @@
 
 mod attacks;
 mod audit;
+mod budget;
 mod bundles;
 mod capabilities;
 mod cgroup;
