@@ -7,6 +7,8 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=release.ld");
     println!("cargo::rustc-link-arg-bin=orlop=-Wl,-e,orlop_entry");
+    // The floor program of the benchmark starts no C library, which could not find its main either.
+    println!("cargo::rustc-link-arg-bin=floor=-nostartfiles");
     if std::env::var("PROFILE").as_deref() == Ok("release") {
         let script = format!("{}/release.ld", std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default());
         for argument in ["--icf=all", "--no-eh-frame-hdr", &format!("--script={script}")] {

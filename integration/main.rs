@@ -13,6 +13,7 @@
 mod apparmor;
 mod attacks;
 mod audit;
+mod budget;
 mod bundles;
 mod capabilities;
 mod cgroup;
@@ -61,6 +62,7 @@ mod security;
 mod specs;
 mod stack;
 mod systemd;
+mod timeline;
 mod trace;
 mod tty;
 mod update;

@@ -178,6 +178,23 @@ fn compile_prints_the_program_in_three_forms() {
     assert!(arm.contains("aarch64 clone"), "{arm}");
 }
 
+/// Standard output keeps what follows the last newline, which a byte of the program can be.
+#[test]
+fn compile_writes_a_raw_program_to_its_end() {
+    orlop_only!("a command of orlop");
+    let bundle = Bundle::new().with_config(include_str!("bundles/docker.json"));
+    bundle.write_config();
+    let raw = bundle.dir.join("raw");
+    let out = std::process::Command::new(crate::harness::runtime::program())
+        .args(["seccomp", "compile", "--format", "raw", "--bundle", bundle.dir.to_str().unwrap()])
+        .stdout(fs::File::create(&raw).unwrap())
+        .status();
+    assert!(out.unwrap().success());
+    let raw = fs::read(raw).unwrap();
+    assert!(raw.contains(&b'\n'), "the profile shows nothing");
+    assert_eq!(raw.len() % 8, 0, "{} bytes", raw.len());
+}
+
 #[test]
 fn lint_exits_1_on_faults_and_if_strict_on_warnings() {
     orlop_only!("a command of orlop");

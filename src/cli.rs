@@ -13,6 +13,7 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, 
 use crate::command;
 use crate::error::{ResultExt, report};
 use crate::log;
+use crate::trace;
 
 /// A low-level OCI container runtime: it turns a bundle (config.json and a root filesystem) into a confined process.
 #[derive(Debug, Parser)]
@@ -51,6 +52,9 @@ pub struct Global {
     /// Whether to ignore cgroup permission errors
     #[arg(long, value_name = "WHETHER", value_enum, default_value_t = Rootless::Auto)]
     pub rootless: Rootless,
+    /// Write when each phase of the command began to FILE, for a trace viewer; $ORLOP_TRACE says so too
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
     /// Print the version
     #[arg(long, short = 'v', action = ArgAction::SetTrue)]
     pub version: bool,
@@ -925,6 +929,7 @@ pub fn main() -> u8 {
             1
         }
     };
+    trace::finish();
     log::settle();
     // Rust's own start, which is left out, would do this at the end. `print` drops such errors, too.
     drop(std::io::stdout().flush());
@@ -961,6 +966,10 @@ fn run(arguments: &[OsString]) -> Result<u8> {
     // itself: --preserve-fds asks for some of them.
     crate::sys::fd::close_on_exec_from(3)?;
     log::init(global.log.clone(), global.log_format, global.debug);
+    let variable = || std::env::var_os(trace::VARIABLE).filter(|file| !file.is_empty()).map(PathBuf::from);
+    if let Some(file) = global.trace.clone().or_else(variable) {
+        trace::enable(file, command.word());
+    }
     if let Err(e) = passed {
         return match &command {
             Command::Exec(args) => Ok(command::exec::failed(&args.id.id, e)),
@@ -1019,6 +1028,23 @@ fn run(arguments: &[OsString]) -> Result<u8> {
         Command::Seccomp(args) => command::seccomp::seccomp(&root, &args, policy, tolerate_cgroups, systemd_cgroup),
         Command::Policy(args) => command::policy::policy(&args, policy),
         Command::Mounts(args) => command::mounts::mounts(&root, &args),
+    }
+}
+
+impl Command {
+    /// The word of a command whose phases are told apart.
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Create(_) => "create",
+            Self::Start(_) => "start",
+            Self::State(_) => "state",
+            Self::Kill(_) => "kill",
+            Self::Delete(_) => "delete",
+            Self::Run(_) => "run",
+            Self::Exec(_) => "exec",
+            Self::List(_) => "list",
+            _ => "command",
+        }
     }
 }
 

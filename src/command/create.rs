@@ -17,6 +17,7 @@ use crate::process::notify;
 use crate::process::watch::Watcher;
 use crate::spec::{self, Config};
 use crate::state::{Root, check_id};
+use crate::trace::{Phase, mark};
 
 /// Creates a container and leaves it in the state `created`.
 pub fn create(root: &Root, args: &Create, tolerate_cgroups: Option<bool>) -> Result<u8> {
@@ -48,8 +49,11 @@ pub fn make(
     check_id(id)?;
     let made = || -> Result<Created> {
         let bundle = bundle(args.bundle.as_deref())?;
+        mark(Phase::Host);
         let host = Host::detect()?;
+        mark(Phase::Config);
         let config = spec::load(&bundle)?;
+        mark(Phase::Policy);
         let event = Some(("create", id));
         let governed = govern(args.policy.as_deref(), config, &bundle, args.userns.is_some(), event)?;
         let lease = args.userns.or(governed.record.as_ref().and_then(|record| record.lease));
@@ -72,6 +76,7 @@ pub fn make(
         }
         let config = &governed.config;
         let (plan, wishes) = prepare(args, &request, config, &host, attended)?;
+        mark(Phase::StateDirectory);
         let reserved = root.create(id)?;
         keep(&reserved.0, governed.record.as_ref(), &config.bytes).inspect_err(|_| {
             // The directory is all there is; the error that is reported is the one that matters.
@@ -90,6 +95,7 @@ fn prepare(
     host: &Host,
     attended: &Attended<'_>,
 ) -> Result<(Plan, Wishes)> {
+    mark(Phase::Plan);
     let mut plan = make_plan(config, host, request)?;
     let mut wishes = wishes(&plan, &args.receivers, attended.detached)?;
     wishes.waits = attended.waits;

@@ -16,6 +16,7 @@ use crate::plan::cgroup::Cgroup;
 use crate::process::destroy::{destroy, kill_and_wait};
 use crate::state::{Intent, Lock, Root, State, StateDir, Status};
 use crate::sys::process::pidfd_send_signal;
+use crate::trace::{Phase, mark};
 
 /// How long `--force` waits for another command on the same container, each time.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -25,6 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub fn delete(root: &Root, args: &Delete) -> Result<u8> {
     let id = args.id.id.as_str();
     let deleted = || -> Result<()> {
+        mark(Phase::FindContainer);
         let dir = match root.find(id)? {
             None if args.force => return Ok(()),
             None => bail!("container {id} does not exist"),

@@ -18,6 +18,7 @@ use crate::plan::{Plan, Request, capabilities};
 use crate::process::{exec, foreground};
 use crate::spec;
 use crate::state::{CONFIG, Root, State, StateDir, Status};
+use crate::trace::{Phase, mark};
 
 /// The exit status of an `exec` that fails before its program runs, as runc's.
 const FAILED: u8 = 255;
@@ -35,6 +36,7 @@ pub fn failed(id: &str, error: anyhow::Error) -> u8 {
 }
 
 fn run(root: &Root, args: &Exec) -> Result<u8> {
+    mark(Phase::FindContainer);
     let dir = root.container(&args.id.id)?;
     let state = dir.complete_state()?;
     let proc = Proc::open()?;
@@ -45,7 +47,9 @@ fn run(root: &Root, args: &Exec) -> Result<u8> {
         }
         _ => {}
     }
+    mark(Phase::Host);
     let host = Host::detect()?;
+    mark(Phase::Plan);
     let sub = sub_cgroups(&args.cgroup)?;
     let plan = plan(&dir, &state, &host, args)?;
     let wishes = wishes(&plan, &args.receivers, args.detach)?;

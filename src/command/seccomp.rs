@@ -417,8 +417,9 @@ fn compile(args: &SeccompCompile) -> Result<u8> {
                 bytes.extend([i.jt, i.jf]);
                 bytes.extend(i.k.to_le_bytes());
             }
-            let mut out = std::io::stdout();
-            out.write_all(&bytes).and_then(|()| out.flush()).context("stdout")?;
+            // Flushed here: the program has no exit of Rust's that would do it, and stdout keeps what follows the last newline.
+            let mut stdout = std::io::stdout();
+            stdout.write_all(&bytes).and_then(|()| stdout.flush()).context("stdout")?;
         }
         ProgramFormat::Json => {
             let program: Vec<Value> =

@@ -7,11 +7,13 @@ use crate::kernel::procfs::Proc;
 use crate::process::notify::Notify;
 use crate::process::start;
 use crate::state::{Root, Status};
+use crate::trace::{Phase, mark};
 
 /// Starts the program of a created container. An execve that fails is this command's error. With a
 /// NOTIFY_SOCKET it returns when the program has said that it is ready.
 pub fn start(root: &Root, id: &str) -> Result<u8> {
     let started = || -> Result<()> {
+        mark(Phase::FindContainer);
         let (dir, lock) = start::open_locked(root, id)?;
         let state = dir.complete_state()?;
         let proc = Proc::open()?;

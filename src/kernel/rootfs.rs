@@ -190,6 +190,7 @@ fn build_here(fs: &Filesystem, prepared: &mut Prepared, cgroups: &CgroupMounts) 
             prepared.read_only_at_end.extend(made);
         }
     }
+    crate::trace::mark(crate::trace::Phase::Devices);
     device::all(&prepared.root, &fs.devices, &prepared.nodes)?;
     prepared.nodes.clear();
     prepared.cgroups.clear();

@@ -23,7 +23,7 @@
 //! `mounts add` is told of each mount (`Mount`) before it is attached, and answers `Go` when it is on record.
 //!
 //! End of file on either side means that the other one has died. `start` speaks the last three words on a connection of
-//! its own: `Go` to init, then `Failed` back, or end of file when execve has closed it.
+//! its own: `Go` or `GoTraced` to init, then `Failed` back, or end of file when execve has closed it.
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -63,6 +63,8 @@ pub enum Message {
         limits: Vec<usize>,
     },
     Go,
+    /// `Go`, from a `start` whose `--trace` wants to know what init does: the descriptor is its memory.
+    GoTraced,
     Warning(String),
     Failed(Failure),
 }

@@ -36,6 +36,7 @@ use crate::sys::call;
 use crate::sys::clone::{Child, Clone, clone3};
 use crate::sys::memory::SharedWord;
 use crate::sys::process::{Exit, pidfd_send_signal, prlimit, wait};
+use crate::trace::{self, Lane, Phase, mark};
 
 /// Where the master of the container's terminal goes.
 pub enum Console {
@@ -124,7 +125,9 @@ fn make(
         creator: proc.identify(Pid::this())?,
     })?;
     dir.save(crate::state::CONFIG, config)?;
+    mark(Phase::Cgroup);
     let cgroup = cgroup::create(&plan.cgroup)?;
+    mark(Phase::Sources);
     // A cgroup that was not made belongs to someone else if it is there.
     let cgroups = if cgroup.is_none() { Vec::new() } else { cgroups };
     undo.cgroups.clone_from(&cgroups);
@@ -171,7 +174,9 @@ fn make(
             .chain(cgroup.raw_fds())
             .collect(),
     };
+    mark(Phase::Clone);
     let (first, inside) = spawn(plan, &cgroup, inherited, theirs, &progress)?;
+    trace::process(if plan.shape == Shape::Direct { Lane::Child } else { Lane::Stager }, first.pid);
     undo.child = Some(first);
     if inside {
         cgroup.entered(None)?;
@@ -192,13 +197,16 @@ fn make(
     };
     let (master, limits) = parent.converse(&ours, wishes, undo)?;
     let Some(child) = undo.child.as_ref() else { bail!("init is gone") };
+    mark(Phase::Record);
     let state = parent.record(child, &limits, cgroups)?;
     announce(child, wishes, &mut undo.pid_file)?;
+    mark(Phase::HandOver);
     ours.send(&Message::Go).context("init died when it was ready")?;
     // Init closes the channel when the death of this process no longer kills it: not before may this process end.
     ours.receive()?;
     // The last chance to obey a signal; one that comes later is too late, as it would be after the end of this process.
     interrupts.check()?;
+    mark(Phase::End);
     let child = undo.child.take().context("init is gone")?;
     Ok((state, child, master))
 }
@@ -320,6 +328,7 @@ impl Parent<'_> {
         let mut mapped_late = false;
         let mut staged = self.plan.shape == Shape::Staged;
         loop {
+            mark(Phase::WaitForInit);
             if staged && let Some(stager) = &undo.child {
                 // Init would keep the channel open though nobody knows its pid. The stager is looked at first: what it
                 // said before its end is seen then.
@@ -334,6 +343,7 @@ impl Parent<'_> {
             match message {
                 Message::Cloned { pid } => {
                     let pidfd = fd.context("the stager sent no pidfd")?;
+                    trace::process(Lane::Child, Pid::from_raw(pid));
                     let stager = undo.child.replace(Child { pid: Pid::from_raw(pid), pidfd });
                     if let Some(stager) = stager {
                         wait(stager.pidfd.as_fd(), true)?;
@@ -377,13 +387,14 @@ impl Parent<'_> {
                 Message::Ready { limits } => return Ok((master, limits)),
                 Message::Warning(text) => crate::log::warn(&text),
                 Message::Failed(failure) => return Err(failure.into()),
-                other @ (Message::Go | Message::Mount(_)) => bail!("init sent {other:?}"),
+                other @ (Message::Go | Message::GoTraced | Message::Mount(_)) => bail!("init sent {other:?}"),
             }
         }
     }
 
     /// What needs the host's privileges is done here, by pid, while init waits.
     fn outside(&self, undo: &mut Undo) -> Result<()> {
+        mark(Phase::OutsideWork);
         let Some(child) = &undo.child else { bail!("init is gone") };
         // Only if it is not in the cgroup yet is there a unit that waits for it.
         self.cgroup.entered(Some(child.pid)).context("linux.cgroupsPath")?;
@@ -431,6 +442,7 @@ impl Parent<'_> {
         if hooks.prestart.is_empty() && hooks.create_runtime.is_empty() {
             return Ok(());
         }
+        mark(Phase::HostHooks);
         let pid = undo.child.as_ref().map_or(0, |child| child.pid.as_raw());
         let state = hook_state(&self.plan.id, Status::Creating, pid, &self.plan.bundle, &self.plan.annotations);
         hook::run_all("prestart", &hooks.prestart, &state, Some(self.interrupts))?;

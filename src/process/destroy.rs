@@ -16,6 +16,7 @@ use crate::plan::hooks::Hook;
 use crate::plan::systemd::Remembered;
 use crate::state::{Intent, State, StateDir, Status, hook_state};
 use crate::sys::process::pidfd_send_signal;
+use crate::trace::{Phase, mark};
 
 /// How long a killed process may take to end.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -29,16 +30,20 @@ pub fn destroy(
     interrupts: Option<&Interrupts>,
 ) -> Result<()> {
     let cgroups = state.map(|s| &s.cgroups).or(intent.map(|i| &i.cgroups));
+    mark(Phase::RemoveCgroup);
     if let Some(cgroups) = cgroups {
         let unit = state.map(|s| &s.systemd).or(intent.map(|i| &i.systemd));
         clear_cgroups(cgroups, unit.and_then(Option::as_ref))?;
     }
     resctrl::remove(state.map(|s| &s.resctrl).or(intent.map(|i| &i.resctrl)).map_or(&[], Vec::as_slice))?;
+    mark(Phase::RemoveState);
     dir.remove()?;
+    mark(Phase::PoststopHooks);
     if let Some(state) = state {
         let text = hook_state(&state.id, Status::Stopped, 0, &state.bundle, &state.annotations);
         poststop(&state.poststop, &text, interrupts);
     }
+    mark(Phase::End);
     Ok(())
 }
 
@@ -71,6 +76,7 @@ pub fn kill_and_wait(proc: &Proc, identity: &Identity) -> Result<()> {
     if found.stat.has_ended() {
         return Ok(());
     }
+    mark(Phase::Kill);
     match pidfd_send_signal(found.pidfd.as_fd(), libc::SIGKILL) {
         Err(e) if e.errno == nix::errno::Errno::ESRCH => return Ok(()),
         sent => sent?,

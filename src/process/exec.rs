@@ -27,6 +27,7 @@ use crate::sys::call;
 use crate::sys::clone::{Child, Clone, PARENT, clone3, exit, setns};
 use crate::sys::memory::SharedWord;
 use crate::sys::process::{pidfd_send_signal, set_dumpable, wait};
+use crate::trace::{self, Lane, Phase, mark};
 
 /// A process in a container.
 pub struct Executed {
@@ -61,6 +62,7 @@ pub fn exec(
     sub: &[SubCgroup],
     foreground: bool,
 ) -> Result<Executed> {
+    mark(Phase::Cgroup);
     let proc = Proc::open()?;
     let cgroup = Existing::open(&state.cgroups)?.handle(sub)?;
     // The child is in view of the container's processes as soon as it exists (CVE-2016-9962, CVE-2019-5736).
@@ -84,6 +86,7 @@ pub fn exec(
         taken: &taken,
         parents: vec![ours.fd().as_raw_fd()],
     };
+    mark(Phase::Clone);
     let mut cloned = clone_into(&cgroup, &proc, state, sub);
     // An ordinary user may not clone into his own unit from another, as of his session.
     let unit = state.systemd.as_ref().filter(|_| matches!(&cloned, Err(e) if errno_of(e) == Some(Errno::EACCES)));
@@ -110,6 +113,7 @@ pub fn exec(
         ours.send(&Message::Go)?;
     }
     let child = if plan.ordinary_user { after_stager(&ours, child)? } else { child };
+    trace::process(Lane::Child, child.pid);
     let parent = Parent { plan, state, proc: &proc, child: &child, taken: &taken, foreground };
     let done = parent.converse(&ours, wishes);
     if done.is_err() {
@@ -124,6 +128,7 @@ pub fn exec(
 /// First process of an ordinary user, who has capabilities in the container's user namespace alone: it joins all
 /// namespaces, clones the process as its sibling, since the PID namespace takes effect on children only, and ends.
 fn stage(plan: &Plan, mut inherited: Inherited<'_>, channel: Channel) -> ! {
+    trace::is(Lane::Stager);
     tail::close_parents(&std::mem::take(&mut inherited.parents));
     let cloned = || -> Result<Clone> {
         tail::set_own_oom_score(plan, &inherited.proc)?;
@@ -195,6 +200,7 @@ impl Parent<'_> {
         let mut master = None;
         let mut signals = None;
         loop {
+            mark(if signals.is_some() { Phase::WaitForExec } else { Phase::WaitForInit });
             let Some((message, fd)) = channel.receive()? else { break };
             match message {
                 Message::Console(name) => {
@@ -209,6 +215,7 @@ impl Parent<'_> {
                 Message::Warning(text) => crate::log::warn(&text),
                 Message::Failed(failure) => return Err(failure.into()),
                 Message::Ready { limits } => {
+                    mark(Phase::Record);
                     limit(self.plan, self.proc, self.child, &limits)?;
                     // Until here a signal ends this process, and that kills the child: a wait for a paused container can
                     // be broken off.
@@ -219,6 +226,7 @@ impl Parent<'_> {
             }
         }
         let signals = signals.context("the process has died before its program ran")?;
+        mark(Phase::End);
         // execve has closed the channel, or death.
         if self.proc.stat(self.child.pid)?.is_some_and(|stat| stat.has_not_execed()) {
             bail!("the process has died before its program ran");
@@ -245,6 +253,7 @@ impl Parent<'_> {
 }
 
 fn run(plan: &Plan, inherited: Inherited<'_>, mut channel: Channel) -> ! {
+    trace::is(Lane::Child);
     tail::close_parents(&inherited.parents);
     crate::log::detach();
     let taken = inherited.taken;
@@ -266,6 +275,7 @@ fn enter(plan: &Plan, inherited: Inherited<'_>, channel: &mut Channel) -> Result
         (_, last) => scheduling::set_affinity(last.as_ref(), "final")?,
     }
     crate::sys::process::reset_signals(inherited.ignored_signals);
+    mark(Phase::Namespaces);
     if !plan.ordinary_user {
         join(plan, inherited.init)?;
     }
@@ -285,8 +295,10 @@ fn enter(plan: &Plan, inherited: Inherited<'_>, channel: &mut Channel) -> Result
         let root = Root::new(tail::open_root()?);
         tail::hand_over_terminal(plan, channel, rootfs::open_console(&root)?)?;
     }
+    mark(Phase::Credentials);
     let tail = tail::confine(plan, inherited.proc, None, channel, inherited.taken)?;
     channel.send(&Message::Ready { limits: tail::set_limits(&plan.process) })?;
+    mark(Phase::WaitForStart);
     tail::commit(channel)?;
     Ok(tail)
 }

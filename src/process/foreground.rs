@@ -58,6 +58,7 @@ impl Drop for Signals {
 /// is ready.
 pub fn wait(child: &Child, master: Option<&OwnedFd>, signals: &Signals, mut notify: Option<Notify>) -> Result<Exit> {
     crate::log::settle();
+    crate::trace::mark(crate::trace::Phase::WaitForProgram);
     let pidfd = child.pidfd.as_fd();
     let mut terminal = master.map(Terminal::attach).transpose()?;
     loop {
@@ -90,6 +91,7 @@ pub fn wait(child: &Child, master: Option<&OwnedFd>, signals: &Signals, mut noti
             if let Some(terminal) = &mut terminal {
                 terminal.drain();
             }
+            crate::trace::mark(crate::trace::Phase::End);
             return Ok(exit);
         }
     }

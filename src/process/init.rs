@@ -25,6 +25,7 @@ use crate::sys;
 use crate::sys::clone::{Clone, PARENT, clone3, exit};
 use crate::sys::memory::{SharedWord, give_back};
 use crate::sys::process::{reset_signals, set_parent_death_signal};
+use crate::trace::{self, Lane, Phase, mark};
 
 /// What the parent has opened for init before the clone.
 pub struct Inherited<'a> {
@@ -48,6 +49,7 @@ pub struct Inherited<'a> {
 /// First process after the clone if [`Shape::Staged`]: joins what takes effect on children only, clones init as its
 /// sibling and ends. Does not return.
 pub fn stage(plan: &Plan, inherited: Inherited<'_>, channel: Channel, progress: &Progress) -> ! {
+    trace::is(Lane::Stager);
     tail::close_parents(&inherited.parents);
     match stage_and_clone(plan, &inherited) {
         Ok(Clone::Child) => init(plan, inherited, channel, progress),
@@ -99,6 +101,7 @@ pub fn run(plan: &Plan, inherited: Inherited<'_>, channel: Channel, progress: &P
 }
 
 fn init(plan: &Plan, inherited: Inherited<'_>, mut channel: Channel, progress: &Progress) -> ! {
+    trace::is(Lane::Child);
     let waits = inherited.waits;
     match prepare(plan, inherited, &mut channel, progress) {
         Err(e) => tail::fail(&channel, &e),
@@ -122,6 +125,7 @@ fn prepare(plan: &Plan, mut inherited: Inherited<'_>, channel: &mut Channel, pro
     }
     scheduling::reset_affinity()?;
     reset_signals(inherited.ignored_signals);
+    progress.reached(Step::Start);
     channel.send(&Message::NeedIdMap)?;
     channel.expect_go()?;
     if plan.ordinary_user {
@@ -156,6 +160,7 @@ fn prepare(plan: &Plan, mut inherited: Inherited<'_>, channel: &mut Channel, pro
         tail::share_keyring()?;
     }
     if plan.namespaces.is_new(Kind::Network) {
+        mark(Phase::Loopback);
         namespace::loopback_up()?;
     }
 
@@ -185,6 +190,7 @@ fn prepare(plan: &Plan, mut inherited: Inherited<'_>, channel: &mut Channel, pro
     progress.reached(Step::Finish);
     let Inherited { proc, start, waits, .. } = inherited;
     rootfs::finish(&plan.filesystem, rootfs)?;
+    mark(Phase::Sysctls);
     for sysctl in &plan.sysctl {
         proc.write_sysctl(&sysctl.path, &sysctl.value).with_context(|| format!("linux.sysctl.{}", sysctl.key))?;
     }
@@ -225,7 +231,14 @@ fn wait_and_exec(plan: &Plan, mut tail: Tail, waits: bool) -> ! {
             Err(_) => exit(1),
         };
         // A `start` that died before it said Go has started nothing: wait for the next one.
-        let Ok(Some((Message::Go, word))) = connection.receive() else { continue };
+        let word = match connection.receive() {
+            Ok(Some((Message::Go, word))) => word,
+            Ok(Some((Message::GoTraced, Some(word)))) => {
+                trace::adopt(word.as_fd());
+                Some(word)
+            }
+            _ => continue,
+        };
         drop(start);
         let error = taken_word(word).map_or_else(|e| e, |taken| run_program(plan, tail, &connection, &taken));
         tail::fail(&connection, &error)
@@ -246,6 +259,7 @@ fn run_program(plan: &Plan, tail: Tail, connection: &Channel, taken: &SharedWord
     if hooks.is_empty() {
         return tail::exec(plan, tail, connection, taken);
     }
+    mark(Phase::StartHooks);
     let pid = std::process::id().cast_signed();
     let state = hook_state(&plan.id, Status::Created, pid, &plan.bundle, &plan.annotations);
     // The hooks are programs of the image, and must not be able to do what its process cannot.

@@ -19,6 +19,7 @@ use crate::process::watch::Watcher;
 use crate::state::{START_SOCKET, State, StateDir, Status, hook_state};
 use crate::sys::call;
 use crate::sys::memory::SharedWord;
+use crate::trace::{self, Phase, mark};
 
 /// Starts the container's program and runs the poststart hooks. Returns when the program runs.
 /// With `interrupts` a signal ends the wait for it; `watcher` answers for its filter.
@@ -37,9 +38,11 @@ pub fn start(
         Status::Creating => bail!("cannot start a container that is being created"),
     }
     release(dir, state, proc, interrupts, watcher)?;
+    mark(Phase::End);
     if state.poststart.is_empty() {
         return Ok(());
     }
+    mark(Phase::PoststartHooks);
     let text = hook_state(&state.id, Status::Running, state.init.pid, &state.bundle, &state.annotations);
     hook::run_all("poststart", &state.poststart, &text, interrupts).inspect_err(|_| {
         // runtime.md#lifecycle: a failing poststart hook stops the container. It has stopped when this command ends.
@@ -56,6 +59,8 @@ fn release(
     interrupts: Option<&Interrupts>,
     watcher: Option<&Watcher>,
 ) -> Result<()> {
+    mark(Phase::Release);
+    trace::process(trace::Lane::Child, Pid::from_raw(state.init.pid));
     let flags = SockFlag::SOCK_CLOEXEC;
     let socket =
         call!("socket(AF_UNIX, SOCK_SEQPACKET)" => socket(AddressFamily::Unix, SockType::SeqPacket, flags, None))?;
@@ -67,8 +72,12 @@ fn release(
     let channel = Channel::from(socket);
     // Init may load a filter whose listener is to be handed on, and cannot say so afterwards.
     let hands_over = state.listener.is_some() || watcher.is_some();
-    let taken = hands_over.then(SharedWord::new_memfd).transpose()?;
-    channel.send_with(&Message::Go, taken.as_ref().map(|(_, memfd)| memfd.as_fd())).context("init has died")?;
+    let (go, taken) = match trace::memory() {
+        Some(memory) => (Message::GoTraced, Some((SharedWord::from_memfd(memory.as_fd())?, memory))),
+        None => (Message::Go, hands_over.then(SharedWord::new_memfd).transpose()?),
+    };
+    channel.send_with(&go, taken.as_ref().map(|(_, memfd)| memfd.as_fd())).context("init has died")?;
+    mark(Phase::WaitForExec);
     loop {
         if let Some(interrupts) = interrupts {
             interrupts.wait_for([channel.fd()])?;

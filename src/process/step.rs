@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use anyhow::Result;
 
 use crate::sys::memory::SharedWord;
+use crate::trace::{self, Phase};
 
 /// The stages of init, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +52,18 @@ impl Progress {
     /// Called by init.
     pub fn reached(&self, step: Step) {
         self.step.get().store(step as u32, Ordering::Relaxed);
+        trace::mark(match step {
+            Step::Start => Phase::IdMaps,
+            Step::Namespaces => Phase::Namespaces,
+            Step::RootFilesystem => Phase::Mounts,
+            Step::Console => Phase::Console,
+            Step::CreateContainerHooks => Phase::ContainerHooks,
+            Step::PivotRoot => Phase::PivotRoot,
+            Step::Finish => Phase::MaskPaths,
+            Step::Credentials => Phase::Credentials,
+            Step::Seccomp => Phase::Seccomp,
+            Step::WaitForStart => Phase::WaitForStart,
+        });
     }
 
     /// Set by the parent once it has the listener of a seccomp filter that notifies.

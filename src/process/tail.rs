@@ -30,6 +30,7 @@ use crate::sys::process::{
     set_session_keyring_permissions,
 };
 use crate::sys::{self, call};
+use crate::trace::{Phase, mark};
 
 /// What is left when only execve is missing.
 pub struct Tail {
@@ -119,6 +120,7 @@ pub fn confine(
         // Without no_new_privs loading is privileged, so it comes before the capabilities go.
         load_filter(filter, channel, taken)?;
     }
+    mark(Phase::Credentials);
     capability::become_user(process)?;
     first_steps()?; // the change of user has undone them
     capability::verify(process, filter_early.is_some())?;
@@ -163,6 +165,7 @@ pub fn exec_filtered(plan: &Plan, tail: Tail, channel: &Channel) -> anyhow::Erro
 }
 
 fn execute(tail: Tail) -> anyhow::Error {
+    mark(Phase::Execute);
     let error = execve(&tail.program, &tail.args, &tail.env);
     let path = Path::new(OsStr::from_bytes(tail.program.as_bytes()));
     let (context, hint) = executable::explain(path, error.errno);
@@ -199,6 +202,7 @@ pub fn load_late_filter(plan: &Plan, channel: &Channel, taken: &SharedWord) -> R
 }
 
 fn load_filter(filter: &Compiled, channel: &Channel, taken: &SharedWord) -> Result<()> {
+    mark(Phase::Seccomp);
     if !filter.notifies {
         return seccomp::load(filter);
     }

@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use nix::errno::Errno;
 
@@ -15,6 +15,36 @@ pub fn memfd() -> Result<OwnedFd> {
     // SAFETY: a constant C string.
     let value = check(unsafe { libc::memfd_create(c"orlop".as_ptr(), libc::MFD_CLOEXEC) }.into());
     call!("memfd_create(\"orlop\")" => value).map(owned)
+}
+
+/// A file as [`memfd`] makes, of so many bytes, all zero.
+pub fn memfd_of(bytes: usize) -> Result<OwnedFd> {
+    let memfd = memfd()?;
+    let size = libc::off_t::try_from(bytes).unwrap_or(0);
+    // SAFETY: no pointers.
+    let value = check(unsafe { libc::ftruncate(memfd.as_raw_fd(), size) }.into());
+    call!("ftruncate({bytes})" => value)?;
+    Ok(memfd)
+}
+
+/// Maps the first `count` words of such a file (`MAP_SHARED`), for good. To touch one that the file does not have is death by
+/// SIGBUS.
+pub fn shared_words(memfd: BorrowedFd<'_>, count: usize) -> Result<&'static [AtomicU64]> {
+    let words = map(memfd.as_raw_fd(), 0, count * size_of::<AtomicU64>())?;
+    // SAFETY: the mapping is page-aligned, valid for reads and writes, has that many words, and is never unmapped. Every
+    // access is atomic, and every pattern of bits a number.
+    Ok(unsafe { std::slice::from_raw_parts(words.cast().as_ptr(), count) })
+}
+
+fn map(fd: RawFd, flags: libc::c_int, size: usize) -> Result<NonNull<libc::c_void>> {
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
+    let page = unsafe { libc::mmap(std::ptr::null_mut(), size, access, libc::MAP_SHARED | flags, fd, 0) };
+    let failed = || Error { call: "mmap(MAP_SHARED)".into(), errno: Errno::last() };
+    if page == libc::MAP_FAILED {
+        return Err(failed());
+    }
+    NonNull::new(page).ok_or_else(failed)
 }
 
 /// An `AtomicU32` in a page mapped `MAP_SHARED` (mmap(2)); unmapped by execve.
@@ -29,10 +59,7 @@ impl SharedWord {
 
     /// A word for a process that is not a child: the word is 0, and the descriptor gives it to whoever maps it.
     pub fn new_memfd() -> Result<(Self, OwnedFd)> {
-        let memfd = memfd()?;
-        // SAFETY: no pointers.
-        let value = check(unsafe { libc::ftruncate(memfd.as_raw_fd(), 4096) }.into());
-        call!("ftruncate(4096)" => value)?;
+        let memfd = memfd_of(4096)?;
         Ok((Self::from_memfd(memfd.as_fd())?, memfd))
     }
 
@@ -42,22 +69,7 @@ impl SharedWord {
     }
 
     fn map(fd: RawFd, flags: libc::c_int) -> Result<Self> {
-        // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
-        let page = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                size_of::<AtomicU32>(),
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED | flags,
-                fd,
-                0,
-            )
-        };
-        let failed = || Error { call: "mmap(MAP_SHARED)".into(), errno: Errno::last() };
-        if page == libc::MAP_FAILED {
-            return Err(failed());
-        }
-        NonNull::new(page.cast()).map(Self).ok_or_else(failed)
+        map(fd, flags, size_of::<AtomicU32>()).map(|page| Self(page.cast()))
     }
 
     /// The word.

@@ -299,6 +299,7 @@ pub(super) fn refused(result: sys::Result<()>, write: &Write, directory: &Direct
 
 /// Loads and attaches the device program. The kernel keeps it as long as the cgroup.
 fn restrict_devices(rules: &[device_filter::Rule], handle: &Handle) -> anyhow::Result<()> {
+    crate::trace::mark(crate::trace::Phase::DeviceRules);
     let program = load(rules)?;
     for directory in handle.directories.iter().filter(|d| d.version == Version::V2) {
         sys::bpf::attach_device_program(program.as_fd(), directory.fd.as_fd(), None)
