@@ -309,10 +309,12 @@ impl Bench {
     /// `list` and `state` beside many others: copies of the record of one container that waits for start.
     fn existing(&mut self, rounds: u32) {
         let bundle = self.dir.join("default-life").to_str().unwrap().to_string();
-        let id = id();
+        // A cgroup of its own for each: newer versions of runc take none that has processes.
+        let id_of = |contender: &Contender| format!("{}-{}", id(), contender.name);
         let pid_file = self.states.join("pid");
         let mut inits = Vec::new();
         for contender in self.all.clone() {
+            let id = id_of(&contender);
             let args = ["create", "--bundle", &bundle, "--pid-file", pid_file.to_str().unwrap(), &id];
             call(&contender, &self.states, &args).unwrap();
             inits.push(fs::read_to_string(&pid_file).unwrap().trim().parse::<i32>().unwrap());
@@ -321,6 +323,7 @@ impl Bench {
         for count in EXISTING {
             eprintln!("{count} containers");
             for contender in &self.all {
+                let id = id_of(contender);
                 let from = self.states.join(contender.name).join(&id);
                 for serial in there..count {
                     copy_record(&from, &id, &format!("{id}-{serial}"));
@@ -330,6 +333,7 @@ impl Bench {
             let name = format!("{count} containers");
             for _ in 0..rounds {
                 for contender in self.all.clone() {
+                    let id = id_of(&contender);
                     for (command, args) in [("list", &["list"][..]), ("state", &["state", &id])] {
                         match call(&contender, &self.states, args) {
                             Ok(sample) => self.push(&name, command, contender.name, sample),
@@ -340,6 +344,7 @@ impl Bench {
             }
         }
         for (contender, init) in self.all.clone().iter().zip(inits) {
+            let id = id_of(contender);
             drop(call(contender, &self.states, &["kill", &id, "KILL"]));
             reap(Some(init));
             call(contender, &self.states, &["delete", &id]).unwrap();
