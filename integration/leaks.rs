@@ -17,6 +17,8 @@ use crate::{orlop_only, skip_expected};
 
 /// The first id of the user namespaces here; no other test has it, so that the keys of its user are ours.
 const UID: u32 = 777_000_000;
+/// The same for the other test, which runs beside it.
+const NOTICING_UID: u32 = UID + 1;
 
 /// Runs the ignored test `name` of this module in new namespaces, of which it is the init.
 fn apart(name: &str) {
@@ -54,10 +56,10 @@ fn noticing() {
         skip_expected!("needs namespaces of its own");
     }
     let bundle = Bundle::new();
-    let before = Census::take(&bundle, UID);
-    assert_eq!(Census::take(&bundle, UID), before);
+    let before = Census::take(&bundle, NOTICING_UID);
+    assert_eq!(Census::take(&bundle, NOTICING_UID), before);
     let notices = |word: &str| {
-        eventually(word, || format!("{:?}", Census::changes_now(&before, &bundle, UID)).contains(word));
+        eventually(word, || format!("{:?}", Census::changes_now(&before, &bundle, NOTICING_UID)).contains(word));
     };
     let file = fs::File::create(bundle.state_root().join("x")).unwrap();
     notices("descriptor ");
@@ -80,7 +82,7 @@ fn noticing() {
     child.kill().unwrap();
     child.wait().unwrap();
     let name = std::ffi::CString::new(format!("_ses.{}", bundle.id)).unwrap();
-    for uid in [0, UID] {
+    for uid in [0, NOTICING_UID] {
         let name = name.clone();
         let mut command = Command::new("sleep");
         command.arg("1000");
@@ -97,7 +99,7 @@ fn noticing() {
         child.kill().unwrap();
         child.wait().unwrap();
     }
-    assert_eq!(Census::changes(&before, &bundle, UID), [""; 0]);
+    assert_eq!(Census::changes(&before, &bundle, NOTICING_UID), [""; 0]);
 }
 
 /// A way to fail, or not: its name, what it changes of a bundle, and the options of the command.

@@ -137,11 +137,12 @@ fn w1_init_names_nothing_of_proc() {
 }
 
 /// Where the sources may have a path of /proc in a string, and why it is no way into a procfs of the container's making.
-const OF_PROC: [(&str, &str); 19] = [
+const OF_PROC: [(&str, &str); 20] = [
     ("src/kernel/procfs.rs", "the one handle"),
     ("src/sealed.rs", "the start of the program, before there is a container"),
     ("src/sys/entry.rs", "the same"),
     ("src/kernel/criu.rs", "the caller's own namespace, to come back to it"),
+    ("src/kernel/systemd.rs", "whether systemd is of the caller's own user namespace, in the parent"),
     ("src/host.rs", "a message"),
     ("src/sys/clone.rs", "how many threads this process has; a wrong answer only refuses"),
     ("src/kernel/cgroup/layout.rs", "the caller's cgroups and mounts, in the parent before the clone"),
