@@ -95,7 +95,7 @@ fn noticing() {
             });
         }
         let mut child = command.spawn().unwrap();
-        notices(if uid == 0 { "_ses." } else { "keys of 777000000:" });
+        notices(if uid == 0 { "_ses." } else { "keys of 777000001:" });
         child.kill().unwrap();
         child.wait().unwrap();
     }
