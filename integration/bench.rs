@@ -274,6 +274,8 @@ impl Bench {
         };
         make("create", &["create", "--bundle", bundle, "--pid-file", pid, &id], None)?;
         let init: i32 = fs::read_to_string(&pid_file).unwrap().trim().parse().unwrap();
+        // Init may give memory back after create has returned.
+        std::thread::sleep(Duration::from_millis(20));
         let memory = Memory::of(init);
         make("state", &["state", &id], None)?;
         make("start", &["start", &id], None)?;
