@@ -307,7 +307,7 @@ pub fn run_name() -> &'static str {
     static NAME: OnceLock<String> = OnceLock::new();
     NAME.get_or_init(|| {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-        format!("orlop-it-{}-{:x}", std::process::id(), now.as_millis() % 0x100_0000)
+        format!("orlop-it-{}-{:x}", std::process::id(), now.as_micros() % 0x100_0000)
     })
 }
 
