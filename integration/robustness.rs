@@ -3,6 +3,7 @@
 //! `delete --force` clears. Labels like E07 are those of our list of failure modes.
 
 use std::fs;
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
@@ -162,19 +163,24 @@ fn e10_a_create_killed_at_a_system_call_is_cleared_by_delete_force() {
     bundle.create();
 }
 
+/// A bundle whose create is held at a known point, with init waiting: by a hook, once the file is there. `timeout`: in
+/// seconds.
+fn with_a_hook_that_hangs(timeout: Option<u32>) -> (Bundle, PathBuf) {
+    let bundle = Bundle::new().args(["/probe", "wait"]);
+    let hold = bundle.dir.join("held");
+    let probe = runtime::base().join("probe");
+    let mut hook = json!({"path": probe.to_str().unwrap(), "args": ["hold", "hook", hold.to_str().unwrap(), "hang"],
+        "env": [format!("ORLOP_IT={}", bundle.id)]});
+    if let Some(timeout) = timeout {
+        hook["timeout"] = json!(timeout);
+    }
+    (bundle.push("/hooks/createRuntime", hook), hold)
+}
+
 #[test]
 fn e11_the_init_of_a_killed_create_does_not_live_on() {
     orlop_only!("ties the half-made container to its maker");
-    let bundle = Bundle::new().args(["/probe", "wait"]);
-    // A hook that hangs holds the create at a known point, with init waiting.
-    let hold = bundle.dir.join("held");
-    let probe = runtime::base().join("probe");
-    let marker = format!("ORLOP_IT={}", bundle.id);
-    let bundle = bundle.push(
-        "/hooks/createRuntime",
-        json!({"path": probe.to_str().unwrap(), "args": ["hold", "hook", hold.to_str().unwrap(), "hang"],
-            "env": [marker], "timeout": 600}),
-    );
+    let (bundle, hold) = with_a_hook_that_hangs(Some(600));
     let running = bundle.call_new("create", &[]).start();
     crate::harness::eventually("the hook runs", || hold.exists());
     // SAFETY: no pointers; the child has not been waited for.
@@ -414,13 +420,7 @@ fn a_create_that_runs_out_of_descriptors_clears_up_by_itself() {
 #[test]
 fn a_signal_ends_a_create_whose_hook_hangs() {
     orlop_only!("1.1.5 and 1.8 of the peers die and leave the rest to delete");
-    let bundle = Bundle::new().args(["/probe", "wait"]);
-    let hold = bundle.dir.join("held");
-    let probe = runtime::base().join("probe");
-    let bundle = bundle.push(
-        "/hooks/createRuntime",
-        json!({"path": probe.to_str().unwrap(), "args": ["hold", "hook", hold.to_str().unwrap(), "hang"]}),
-    );
+    let (bundle, hold) = with_a_hook_that_hangs(None);
     let running = bundle.call_new("create", &[]).start();
     crate::harness::eventually("the hook runs", || hold.exists());
     // Not the second signal either may end it before it has cleared up.
@@ -436,15 +436,7 @@ fn a_signal_ends_a_create_whose_hook_hangs() {
 #[test]
 fn a_forced_delete_does_not_wait_for_ever_for_a_create_that_hangs() {
     orlop_only!("locks its state directory");
-    let bundle = Bundle::new().args(["/probe", "wait"]);
-    let hold = bundle.dir.join("held");
-    let probe = runtime::base().join("probe");
-    let marker = format!("ORLOP_IT={}", bundle.id);
-    let bundle = bundle.push(
-        "/hooks/createRuntime",
-        json!({"path": probe.to_str().unwrap(), "args": ["hold", "hook", hold.to_str().unwrap(), "hang"],
-            "env": [marker]}),
-    );
+    let (bundle, hold) = with_a_hook_that_hangs(None);
     // One that hears the signal, and one that cannot.
     for stopped in [false, true] {
         let running = bundle.call_new("create", &[]).start();

@@ -26,18 +26,6 @@ p() {
     podman --runtime "$program" "$@"
 }
 
-run() {
-    p run --rm --network none "$@"
-}
-
-background() {
-    p run -d --name box --network none "$@" >/dev/null
-}
-
-status() {
-    p inspect -f '{{.State.Status}}' "$1"
-}
-
 case_run() {
     is "$(run $image echo hello)" hello
 }

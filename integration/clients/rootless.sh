@@ -35,18 +35,6 @@ p() {
     as podman --runtime "$program" "$@"
 }
 
-run() {
-    p run --rm --network none "$@"
-}
-
-background() {
-    p run -d --name box --network none "$@" >/dev/null
-}
-
-status() {
-    p inspect -f '{{.State.Status}}' "$1"
-}
-
 case_run() {
     is "$(run $image id -u)" 0
     fails 7 run $image sh -c 'exit 7'

@@ -87,3 +87,16 @@ runtime_supports_nocgroup = ["crun", "orlop"]
 orlop = ["/usr/local/bin/orlop"]
 EOF
 }
+
+# Of podman's command line, which a client gives as `p`. Others have their own.
+run() {
+    p run --rm --network none "$@"
+}
+
+background() {
+    p run -d --name box --network none "$@" >/dev/null
+}
+
+status() {
+    p inspect -f '{{.State.Status}}' "$1"
+}
