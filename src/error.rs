@@ -84,7 +84,16 @@ pub fn one_line(error: &anyhow::Error) -> String {
 
 /// The advice attached to a chain, outermost first.
 pub fn hints(error: &anyhow::Error) -> Vec<String> {
-    error.chain().filter_map(|e| e.downcast_ref::<Hinted>()).map(|h| h.hint.clone()).collect()
+    let mut found = Vec::new();
+    for cause in error.chain() {
+        // One around another is no cause of it: the chain has the outer one only.
+        let mut hinted = cause.downcast_ref::<Hinted>();
+        while let Some(one) = hinted {
+            found.push(one.hint.clone());
+            hinted = one.inner.chain().next().and_then(|inner| inner.downcast_ref());
+        }
+    }
+    found
 }
 
 /// Prints a failed command once: the chain to stderr and, as exactly one `error` entry, to the log; hints on lines of
@@ -113,5 +122,12 @@ mod tests {
         assert_eq!(one_line(&error), "mounts[3] /sys: mount(\"sysfs\"): operation not permitted (EPERM)");
         assert_eq!(hints(&error), ["needs a new network namespace"]);
         assert_eq!(errno_of(&error), Some(Errno::EPERM));
+    }
+
+    #[test]
+    fn several_hints_for_one_error_are_all_found() {
+        let failed: Result<(), _> = Err(anyhow::anyhow!("no"));
+        let failed = failed.hint("first").hint("second").context("step").hint("third").hint("fourth");
+        assert_eq!(hints(&failed.unwrap_err()), ["fourth", "third", "second", "first"]);
     }
 }
