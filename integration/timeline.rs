@@ -171,3 +171,18 @@ fn the_variable_may_name_a_directory_for_the_traces_of_several_commands() {
     }
     bundle.check_clean();
 }
+
+#[test]
+fn a_phase_may_last_longer_than_32_bits_of_nanoseconds() {
+    orlop_only!("has the flag");
+    let bundle = Bundle::new().args(["/probe", "sleep", "5"]);
+    bundle.write_config();
+    let file = bundle.dir.join("trace.json");
+    traced(&bundle, &file, &["run", "--bundle", bundle.dir.to_str().unwrap(), &bundle.id]).ok();
+    let trace: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    let ends =
+        trace["traceEvents"].as_array().unwrap().iter().filter_map(|e| Some(e["ts"].as_f64()? + e["dur"].as_f64()?));
+    let longest = trace["traceEvents"].as_array().unwrap().iter().filter_map(|e| e["dur"].as_f64()).fold(0.0, f64::max);
+    assert!(longest >= 4_900_000.0, "{longest}");
+    assert!(ends.fold(0.0, f64::max) > longest, "what comes after it is after it");
+}

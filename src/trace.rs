@@ -272,7 +272,7 @@ impl Trace {
             .next();
         let pid = |lane: usize| self.pids.get(lane).copied().unwrap_or(0);
         let event = |name: &str, lane: usize, from: u64, to: u64| {
-            let us = |ns: u64| Value::from(f64::from(u32::try_from(ns).unwrap_or(u32::MAX)) / 1000.0);
+            let us = |ns: u64| Value::from(std::time::Duration::from_nanos(ns).as_secs_f64() * 1e6);
             let span = to.saturating_sub(from);
             json!({"name": name, "cat": "orlop", "ph": "X", "ts": us(from.saturating_sub(begin)), "dur": us(span),
                 "pid": pid(0), "tid": pid(lane)})
