@@ -4,7 +4,7 @@
 use anyhow::{Context, Result};
 
 use crate::kernel::procfs::Proc;
-use crate::process::notify::Notify;
+use crate::process::notify::{self, Notify};
 use crate::process::start;
 use crate::state::{Root, Status};
 use crate::trace::{Phase, mark};
@@ -18,8 +18,11 @@ pub fn start(root: &Root, id: &str) -> Result<u8> {
         let state = dir.complete_state()?;
         let proc = Proc::open()?;
         // Of a container that runs, the socket is in use.
-        let notify = if state.status(&proc)? == Status::Created { Notify::bind(&dir)? } else { None };
-        let init = proc.find(&state.init)?;
+        let notify = match notify::wanted() {
+            Some(_) if state.status(&proc)? == Status::Created => Notify::bind(&dir)?,
+            _ => None,
+        };
+        let init = if notify.is_some() { proc.find(&state.init)? } else { None };
         start::start(&dir, &state, &proc, None, None)?;
         drop(lock);
         match (notify, init) {
