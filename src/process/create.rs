@@ -131,15 +131,13 @@ fn make(
     // A cgroup that was not made belongs to someone else if it is there.
     let cgroups = if cgroup.is_none() { Vec::new() } else { cgroups };
     undo.cgroups.clone_from(&cgroups);
-    undo.systemd = plan.cgroup.driver.unit().map(Remembered::of);
+    undo.systemd = plan.cgroup.driver.unit().filter(|_| !cgroup.is_none()).map(Remembered::of);
     if let Some(rdt) = &rdt {
         resctrl::create(&rdt.root, rdt.plan, &rdt.missing, &mut undo.resctrl)?;
     }
-    let cgroup_mounts = CgroupMounts::new(&host.cgroups, |hierarchy| match cgroup.is_none() {
-        true => hierarchy.mount_point.join(hierarchy.own.strip_prefix("/").unwrap_or(&hierarchy.own)),
-        false => plan.cgroup.directory_in(hierarchy),
-    });
+    let cgroup_mounts = cgroup_mounts(plan, host, &cgroup);
     let joined = namespace::open_joined(&plan.namespaces)?;
+    refuse_changes_of_the_host(plan, &joined)?;
     let user = joined.iter().find(|joined| joined.kind == Kind::User).map(|joined| joined.fd.as_fd());
     let mut mapper = idmap::Mapper::new(&proc, plan.idmap.as_ref(), user)?;
     let rootfs = if plan.mounts_inside {
@@ -154,9 +152,6 @@ fn make(
         Some(joined) => Some(joined.fd.try_clone().context("duplicate a namespace")?),
         None => None,
     };
-    let joined = namespace::open_joined(&plan.namespaces)?;
-    refuse_changes_of_the_host(plan, &joined)?;
-
     let progress = Progress::new()?;
     let (ours, theirs) = pair()?;
     let inherited = Inherited {
@@ -209,6 +204,14 @@ fn make(
     mark(Phase::End);
     let child = undo.child.take().context("init is gone")?;
     Ok((state, child, master))
+}
+
+/// What a mount of type `cgroup` binds: the container's own cgroups, or the caller's if it has none.
+pub(super) fn cgroup_mounts(plan: &Plan, host: &Host, cgroup: &Handle) -> CgroupMounts {
+    CgroupMounts::new(&host.cgroups, |hierarchy| match cgroup.is_none() {
+        true => hierarchy.mount_point.join(hierarchy.own.strip_prefix("/").unwrap_or(&hierarchy.own)),
+        false => plan.cgroup.directory_in(hierarchy),
+    })
 }
 
 /// A namespace that is joined by its path can still be the host's, and must not be changed then.
@@ -500,8 +503,8 @@ pub(super) fn state_of(plan: &Plan, host: &Host, init: Identity, cgroups: Vec<Pa
         annotations: plan.annotations.clone(),
         owner: host.euid,
         init,
+        systemd: plan.cgroup.driver.unit().filter(|_| !cgroups.is_empty()).map(Remembered::of),
         cgroups,
-        systemd: plan.cgroup.driver.unit().map(Remembered::of),
         listener: plan.seccomp.as_ref().and_then(|seccomp| seccomp.listener.clone()),
         new_keyring: plan.new_keyring,
         private_pid_namespace: plan.namespaces.is_new(Kind::Pid),

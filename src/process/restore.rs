@@ -28,7 +28,7 @@ use crate::plan::namespaces::{Kind as NamespaceKind, Namespace};
 use crate::process::checkpoint::{
     DESCRIPTORS, Images, MOUNTS, NULL_KEY, Point, name_config_file, namespace_key, refuse_what_criu_cannot,
 };
-use crate::process::create::{Console, Created, Undo, Wishes, announce, state_of};
+use crate::process::create::{Console, Created, Undo, Wishes, announce, cgroup_mounts, state_of};
 use crate::state::{Intent, Lock, State, StateDir, Status, hook_state};
 use crate::sys::clone::Child;
 use crate::sys::fd::{Resolve, openat2};
@@ -102,7 +102,7 @@ fn make(
         options.switch(switch, true);
     }
     name_config_file(&plan.annotations, options);
-    let cgroup_mounts = CgroupMounts::new(&host.cgroups, |hierarchy| plan.cgroup.directory_in(hierarchy));
+    let cgroup_mounts = cgroup_mounts(plan, host, &cgroup);
     name_mounts(plan, &points, &cgroup_mounts, options)?;
     name_namespaces(plan, &joined, options)?;
     for (number, name) in streams.iter().enumerate().take(3) {
