@@ -374,6 +374,9 @@ fn b24_a_proc_of_the_image_does_not_make_the_runtime_wait() {
     }
     bundle = bundle.set("/process/user", json!({"uid": 1000, "gid": 1000, "additionalGids": [7, 8]}));
     bundle.run(["/probe", "echo", "x"]).ok();
+    // Why a program may not be executed is found out in there, too.
+    let bundle = bundle.file("/plain", "text", 0o644);
+    bundle.try_run(["/plain"]).fails_with(&["permission denied", "its mode is 0644"]);
 }
 
 #[test]

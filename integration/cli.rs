@@ -372,6 +372,20 @@ fn a_program_that_execve_refuses_is_explained() {
 }
 
 #[test]
+fn a_filter_that_kills_does_not_hide_why_a_program_is_refused() {
+    orlop_only!("says so in its own words");
+    // What init needs to say so. To look at the file it would need more, and end for it.
+    let calls = ["execve", "execveat", "sendmsg", "exit", "exit_group", "brk", "mmap", "munmap", "close", "write"];
+    let bundle = Bundle::new().file("/missing-interpreter", "#!/no/interpreter\n", 0o755);
+    let bundle = bundle.set("/process/noNewPrivileges", json!(true)).set(
+        "/linux/seccomp",
+        json!({"defaultAction": "SCMP_ACT_KILL_PROCESS", "architectures": ["SCMP_ARCH_X86_64"],
+            "syscalls": [{"names": calls, "action": "SCMP_ACT_ALLOW"}]}),
+    );
+    bundle.try_run(["/missing-interpreter"]).fails_with(&["no such file or directory", "its interpreter"]);
+}
+
+#[test]
 fn a_program_on_a_noexec_mount_is_explained() {
     let bundle = Bundle::new();
     let dir = bundle.dir.join("volume");

@@ -42,14 +42,31 @@ pub fn find(process: &Process) -> Result<CString> {
 
 /// Adds what the file says about why it may not be executed.
 fn hinted(error: anyhow::Error, path: &Path) -> anyhow::Error {
-    program::explain(path).into_iter().fold(error, |error, fault| {
+    // The nearest is added last, so that it is told first.
+    program::explain(path).into_iter().rev().fold(error, |error, fault| {
         let text = fault.hint.map_or(fault.message.clone(), |hint| format!("{}: {hint}", fault.message));
         Err::<(), _>(error).hint(text).err().unwrap_or_else(|| anyhow!(fault.message))
     })
 }
 
-/// What to say of an execve(2) that failed: the context, which names what the kernel does not, and the advice.
-pub fn explain(path: &Path, errno: Errno) -> (String, Option<String>) {
+/// The system calls that [`explain`] makes to look at the file.
+pub const LOOK: [libc::c_long; 11] = [
+    libc::SYS_open,
+    libc::SYS_openat,
+    libc::SYS_openat2,
+    libc::SYS_fstat,
+    libc::SYS_newfstatat,
+    libc::SYS_fstatfs,
+    libc::SYS_getgroups,
+    libc::SYS_getegid,
+    libc::SYS_geteuid,
+    libc::SYS_getcwd,
+    libc::SYS_pread64,
+];
+
+/// What to say of an execve(2) that failed: the context, which names what the kernel does not, and the advice. `look`:
+/// whether the file may be looked at, which takes the calls of [`LOOK`].
+pub fn explain(path: &Path, errno: Errno, look: bool) -> (String, Option<String>) {
     let general = match errno {
         Errno::ENOENT => {
             "the file exists: its interpreter (#! line or ELF loader) does not, inside the root filesystem"
@@ -64,7 +81,8 @@ pub fn explain(path: &Path, errno: Errno) -> (String, Option<String>) {
     };
     let general = || Some(general.to_string()).filter(|text| !text.is_empty());
     let of_the_file = matches!(errno, Errno::ENOENT | Errno::ENOEXEC | Errno::EACCES | Errno::ELOOP);
-    match program::explain(path).into_iter().find(|fault| of_the_file && fault.certain) {
+    let faults = if of_the_file && look { program::explain(path) } else { Vec::new() };
+    match faults.into_iter().find(|fault| fault.certain) {
         Some(fault) => (format!("exec: {}", fault.message), fault.hint),
         None => (format!("exec: {path:?}"), general()),
     }

@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
 use anyhow::{Context, Result};
 use nix::sys::stat::FileStat;
@@ -32,7 +32,7 @@ pub fn explain(program: &std::path::Path) -> Vec<Fault> {
         let flags = nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_DIRECTORY | nix::fcntl::OFlag::O_CLOEXEC;
         let root = Root::new(nix::fcntl::open("/", flags, nix::sys::stat::Mode::empty())?);
         let tree = Tree { root, covers: Vec::new(), inside: true };
-        let mut groups: Vec<u32> = nix::unistd::getgroups()?.into_iter().map(nix::unistd::Gid::as_raw).collect();
+        let mut groups = crate::sys::process::getgroups()?;
         groups.push(nix::unistd::getegid().as_raw());
         let euid = nix::unistd::geteuid();
         let user = User { is_root: euid.is_root(), uid: euid.as_raw(), groups };
@@ -142,7 +142,7 @@ impl Tree {
                 Some("remove noexec from the options of that mount"),
             );
         }
-        let file = if self.inside { File::open(path).context("open the program to read it")? } else { reopen(&fd)? };
+        let file = if self.inside { open_again(path)? } else { reopen(&fd)? };
         let mut head = [0; HEAD];
         let length = read(&file, &mut head, 0)?;
         let head = head.get(..length).unwrap_or_default();
@@ -204,6 +204,13 @@ impl User {
         };
         stat.st_mode & bits != 0
     }
+}
+
+/// Opens it by its name, in the root of the container. What has taken its place meanwhile, a FIFO perhaps, is not waited for.
+fn open_again(path: &str) -> Result<File> {
+    let mut options = File::options();
+    let file = options.read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
+    file.context("open the program to read it")
 }
 
 /// Opens the very inode for reading.

@@ -152,7 +152,7 @@ pub fn commit(channel: &Channel) -> Result<()> {
 pub fn exec(plan: &Plan, tail: Tail, channel: &Channel, taken: &SharedWord) -> anyhow::Error {
     match close_all(plan, channel).and_then(|()| load_late_filter(plan, channel, taken)) {
         Err(e) => e,
-        Ok(()) => execute(tail),
+        Ok(()) => execute(plan, tail),
     }
 }
 
@@ -160,15 +160,17 @@ pub fn exec(plan: &Plan, tail: Tail, channel: &Channel, taken: &SharedWord) -> a
 pub fn exec_filtered(plan: &Plan, tail: Tail, channel: &Channel) -> anyhow::Error {
     match close_all(plan, channel) {
         Err(e) => e,
-        Ok(()) => execute(tail),
+        Ok(()) => execute(plan, tail),
     }
 }
 
-fn execute(tail: Tail) -> anyhow::Error {
+fn execute(plan: &Plan, tail: Tail) -> anyhow::Error {
     mark(Phase::Execute);
     let error = execve(&tail.program, &tail.args, &tail.env);
     let path = Path::new(OsStr::from_bytes(tail.program.as_bytes()));
-    let (context, hint) = executable::explain(path, error.errno);
+    // The filter is in force: an error that says less is better than the end that it may have for the look.
+    let look = plan.seccomp.as_ref().is_none_or(|filter| !filter.ends_for(&executable::LOOK));
+    let (context, hint) = executable::explain(path, error.errno, look);
     let failed: Result<()> = Err(anyhow::Error::from(error).context(context));
     match hint {
         Some(hint) => failed.hint(hint),

@@ -66,6 +66,20 @@ impl Compiled {
     pub fn is_watched(&self) -> bool {
         self.notifies && self.listener.is_none()
     }
+
+    /// Whether one of these system calls, by their numbers on this machine, would end the process (for some arguments,
+    /// perhaps not for those of 0 that are tried here).
+    pub fn ends_for(&self, calls: &[libc::c_long]) -> bool {
+        let ends = |program: &[Instruction], call: libc::c_long| {
+            let Ok(number) = u32::try_from(call) else { return false };
+            let data = Data { arch: Arch::NATIVE.audit(), number, args: [0; 6] };
+            let code = simulate::run(program, &data).map_or(libc::SECCOMP_RET_KILL_PROCESS, |outcome| outcome.code);
+            let action = code & libc::SECCOMP_RET_ACTION_FULL;
+            [libc::SECCOMP_RET_KILL_PROCESS, libc::SECCOMP_RET_KILL_THREAD, libc::SECCOMP_RET_TRAP].contains(&action)
+        };
+        let mut programs = self.before.iter().chain([&self.program]);
+        programs.any(|program| calls.iter().any(|call| ends(program, *call)))
+    }
 }
 
 /// A flag of seccomp(2), named as in the configuration.
