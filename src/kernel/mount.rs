@@ -22,7 +22,7 @@ use crate::host::{CgroupLayout, Hierarchy};
 use crate::plan::filesystem::{Filesystem, InRoot};
 use crate::plan::idmap::MountMap;
 use crate::plan::mount_options::{Attrs, Propagation, PropagationType, attr, names};
-use crate::plan::mounts::{Kind, Mount, may_cover_proc};
+use crate::plan::mounts::{Kind, Mount, layers, may_cover_proc};
 use crate::sys::fd::{Resolve, openat2};
 use crate::sys::mount::{self, Attr, failed};
 
@@ -421,34 +421,17 @@ pub fn new_filesystem(fstype: &str, source: Option<&str>, parameters: &[Paramete
     }
     for (key, value) in parameters {
         match value.as_deref() {
-            Some(layers) if fstype == "overlay" && key == "lowerdir" && layers.len() > mount::LONGEST_STRING => {
-                lower_layers(context, layers)?;
+            Some(list) if fstype == "overlay" && key == "lowerdir" && list.len() > mount::LONGEST_STRING => {
+                // Layer by layer (Linux 6.7).
+                for (data, layer) in layers(list) {
+                    add_layer(context, if data { "datadir+" } else { "lowerdir+" }, &layer)?;
+                }
             }
             value => parameter(context, key, value)?,
         }
     }
     explain(context, mount::create(context))?;
     attributes(explain(context, mount::fsmount(context, bits)), bits)
-}
-
-/// A long `lowerdir` of an overlay, layer by layer (Linux 6.7). In the list a backslash takes a colon's meaning away, and
-/// two colons begin the layers that hold data only.
-fn lower_layers(context: BorrowedFd<'_>, list: &str) -> Result<()> {
-    let (mut layer, mut key) = (String::new(), "lowerdir+");
-    let mut letters = list.chars().peekable();
-    while let Some(letter) = letters.next() {
-        match letter {
-            '\\' => layer.extend(letters.next()),
-            ':' => {
-                add_layer(context, key, &std::mem::take(&mut layer))?;
-                if letters.next_if_eq(&':').is_some() {
-                    key = "datadir+";
-                }
-            }
-            letter => layer.push(letter),
-        }
-    }
-    add_layer(context, key, &layer)
 }
 
 fn add_layer(context: BorrowedFd<'_>, key: &str, layer: &str) -> Result<()> {

@@ -358,7 +358,7 @@ fn parameters(
 }
 
 /// Splits at commas as the file systems do: not inside of quotes (SELinux contexts) and not after a backslash (overlay).
-fn split(word: &str) -> Vec<&str> {
+pub fn split(word: &str) -> Vec<&str> {
     let (mut quoted, mut escaped) = (false, false);
     word.split(move |letter| {
         let ends = letter == ',' && !quoted && !escaped;
@@ -368,6 +368,26 @@ fn split(word: &str) -> Vec<&str> {
     })
     .filter(|part| !part.is_empty())
     .collect()
+}
+
+/// The layers of an overlay's `lowerdir`, each with whether it holds data only. In the list a backslash takes a colon's
+/// meaning away, and two colons begin the layers that hold data only.
+pub fn layers(list: &str) -> Vec<(bool, String)> {
+    let (mut layer, mut data) = (String::new(), false);
+    let mut layers = Vec::new();
+    let mut letters = list.chars().peekable();
+    while let Some(letter) = letters.next() {
+        match letter {
+            '\\' => layer.extend(letters.next()),
+            ':' => {
+                layers.push((data, std::mem::take(&mut layer)));
+                data |= letters.next_if_eq(&':').is_some();
+            }
+            letter => layer.push(letter),
+        }
+    }
+    layers.push((data, layer));
+    layers
 }
 
 /// An SELinux context without the quotes that kept its commas together in the list.
@@ -453,6 +473,16 @@ mod tests {
         let keys: Vec<&str> = mount.parameters.iter().map(|(key, _)| key.as_str()).collect();
         assert_eq!(keys, ["size", "context", "mode"]);
         assert_eq!(mount.parameters[1].1.as_deref(), Some("u:r:t:s0:c1,c2"));
+    }
+
+    #[test]
+    fn layers_are_parted_by_colons_that_have_no_backslash() {
+        let data = |list: &str| -> Vec<String> {
+            layers(list).into_iter().map(|(data, path)| format!("{}{path}", if data { "data " } else { "" })).collect()
+        };
+        assert_eq!(data(r"/et\c:/a\:b:/c\\d"), ["/etc", "/a:b", r"/c\d"]);
+        assert_eq!(data("/a::/b:/c"), ["/a", "data /b", "data /c"]);
+        assert_eq!(data("/a"), ["/a"]);
     }
 
     #[test]

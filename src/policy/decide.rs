@@ -17,6 +17,7 @@ use super::read::{At, Sourced};
 use crate::plan::capabilities::{self, Set, Sets};
 use crate::plan::config::{Process, Spec};
 use crate::plan::filesystem::InRoot;
+use crate::plan::mounts::{layers, split};
 use crate::plan::namespaces::Kind;
 use crate::plan::problem::Problems;
 use crate::seccomp::arch::Arch;
@@ -902,19 +903,37 @@ pub fn sources(spec: &Spec, bundle: &Path) -> Vec<(String, PathBuf)> {
         if let Some(source) = mount.source().as_ref().filter(|source| is_bind(mount) || source.is_absolute()) {
             sources.push((format!("mounts[{i}].source"), bundle.join(source)));
         }
-        // An overlay names its directories in options.
+        // What else is mounted, such as the directories of an overlay, is in the options: several in a word perhaps.
         let options = mount.options().iter().flatten().enumerate().filter(|_| !is_bind(mount));
         for (j, option) in options {
-            let Some((key, value)) = option.split_once('=') else { continue };
-            if key.ends_with("dir") || key.starts_with("lowerdir") || key.starts_with("datadir") {
-                for (k, path) in value.split(':').filter(|path| !path.is_empty()).enumerate() {
-                    sources.push((format!("mounts[{i}].options[{j}]#{k}"), bundle.join(path)));
-                }
+            let paths = split(option).into_iter().filter_map(|part| part.split_once('=')).flat_map(paths);
+            for (k, path) in paths.filter(|path| !path.is_empty()).enumerate() {
+                sources.push((format!("mounts[{i}].options[{j}]#{k}"), bundle.join(path)));
             }
         }
     }
     sources
 }
+
+/// The paths of the host that an option of a file system names.
+fn paths((key, value): (&str, &str)) -> Vec<String> {
+    match key {
+        "lowerdir" => layers(value).into_iter().map(|(_, path)| path).collect(),
+        // Whether the kernel takes backslashes away is up to its version.
+        key if key.trim_end_matches('+').ends_with("dir") || PATHS.contains(&key) => {
+            let mut escaped = false;
+            let mut stays = |letter: &char| {
+                escaped = *letter == '\\' && !escaped;
+                !escaped
+            };
+            vec![value.to_string(), value.chars().filter(|letter| stays(letter)).collect()]
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Options of file systems whose values are devices (ext4(5), xfs(5), btrfs(5)).
+const PATHS: [&str; 5] = ["source", "device", "journal_path", "logdev", "rtdev"];
 
 /// Whether `source` is `entry`, holds it, or is in it. Everything is in `/`, so that `/` stands for itself only.
 fn is_within_reach(entry: &Path, source: &Path) -> bool {

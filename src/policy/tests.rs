@@ -358,6 +358,16 @@ fn mount_sources() {
         ("proc", "/etc", &[][..], true),
         ("overlay", "overlay", &["lowerdir=/a:/etc/x", "upperdir=/u"][..], false),
         ("overlay", "overlay", &["lowerdir=/a"][..], true),
+        ("overlay", "overlay", &["metacopy=off,lowerdir=/etc:/x"][..], false),
+        ("overlay", "overlay", &["lowerdir=/a,upperdir=/etc/x"][..], false),
+        ("overlay", "overlay", &[r"lowerdir=/et\c:/x"][..], false),
+        ("overlay", "overlay", &[r"lowerdir=/a,workdir=/et\c"][..], false),
+        ("overlay", "overlay", &["lowerdir+=/etc"][..], false),
+        ("overlay", "overlay", &["lowerdir=/a::/etc"][..], false),
+        ("overlay", "overlay", &[r"lowerdir=/x\:/etc"][..], true),
+        ("ext4", "", &["source=/etc/disk"][..], false),
+        ("ext4", "/d", &["noload,journal_path=/etc/disk"][..], false),
+        ("ext4", "/d", &["noload,journal_path=/dev/d"][..], true),
         ("bind", "data", &[][..], true),
     ] {
         assert_eq!(refused(policy, mount(kind, source, options)).is_empty(), fine, "{kind} {source} {options:?}");
