@@ -863,9 +863,9 @@ fn has_dots(path: &str) -> bool {
     path.split('/').any(|part| part == "..")
 }
 
-pub fn is_bind(mount: &Mount) -> bool {
-    let options = mount.options().iter().flatten();
-    mount.typ().as_deref() == Some("bind") || options.into_iter().any(|option| option == "bind" || option == "rbind")
+/// As [`crate::plan::mounts::plan`] has it.
+fn is_bind(mount: &Mount) -> bool {
+    mount.typ().iter().chain(mount.options().iter().flatten()).any(|word| word == "bind" || word == "rbind")
 }
 
 fn is_remount(mount: &Mount) -> bool {

@@ -375,7 +375,9 @@ fn mount_sources() {
     // A link in the bundle, followed.
     let mut leads = facts();
     leads.real.insert("mounts[0].source".into(), PathBuf::from("/etc"));
-    assert!(run_with(&read(policy).unwrap(), &config(mount("bind", "link", &[])), &leads).is_err());
+    for kind in ["bind", "rbind"] {
+        assert!(run_with(&read(policy).unwrap(), &config(mount(kind, "link", &[])), &leads).is_err(), "{kind}");
+    }
     assert_eq!(refused(policy, |c| c["root"]["path"] = json!("/")), ["root.path p.toml:3"]);
 }
 
@@ -388,12 +390,14 @@ fn mount_options_and_masks() {
             {"destination": "/a", "type": "bind", "source": "/a", "options": ["bind", "nosuid", "suid", "nodev"]},
             {"destination": "/b", "type": "bind", "source": "/a"},
             {"destination": "/t", "type": "tmpfs"},
+            {"destination": "/r", "type": "rbind", "source": "/a"},
         ]);
         c["linux"]["maskedPaths"] = json!(["/x"]);
     });
     assert_eq!(after["mounts"][0]["options"], json!(["bind", "nosuid", "suid", "nodev", "nosuid"]));
     assert_eq!(after["mounts"][1]["options"], json!(["nosuid", "nodev"]));
     assert!(after["mounts"][2].get("options").is_none());
+    assert_eq!(after["mounts"][3]["options"], json!(["nosuid", "nodev"]));
     assert_eq!(after["linux"]["maskedPaths"], json!(["/x", "/proc/keys"]));
     assert_eq!(after["linux"]["readonlyPaths"].as_array().unwrap().len(), 5);
 }
