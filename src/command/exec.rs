@@ -80,7 +80,8 @@ fn plan(dir: &StateDir, state: &State, host: &Host, args: &Exec) -> Result<Plan>
         Some(path) => whole(path, &container, args.tty)?,
         None => changed(container, args)?,
     };
-    request.extra_seccomp = govern_exec(dir, &mut process, ceiling)?;
+    let read = config.unresolved.as_ref().unwrap_or(&config.bytes);
+    request.extra_seccomp = govern_exec(dir, read, &mut process, ceiling)?;
     config.spec.process = Some(process);
     let (plan, problems) = Plan::from_spec(&config.spec, host, &request);
     // What is odd in the container's own config was said at create, and a program's output belongs on stderr alone.

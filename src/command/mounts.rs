@@ -75,15 +75,15 @@ impl Container {
 
     /// The plan of the container, with `mounts` as its mounts.
     fn plan(&self, mounts: &[Value]) -> Result<Plan> {
-        let bytes = self.dir.load_bytes(CONFIG)?.context("the state directory has lost the container's config")?;
-        let mut config: Value = serde_json::from_slice(&bytes).context("the container's config")?;
+        let old = self.dir.load_bytes(CONFIG)?.context("the state directory has lost the container's config")?;
+        let mut config: Value = serde_json::from_slice(&old).context("the container's config")?;
         if let Some(config) = config.as_object_mut() {
             config.insert("mounts".into(), json!(mounts));
         }
         let bundle = &self.state.bundle;
         let mut bytes = serde_json::to_vec(&config)?;
         if !mounts.is_empty() {
-            bytes = govern_mounts(&self.dir, bytes, bundle)?;
+            bytes = govern_mounts(&self.dir, &old, bytes, bundle)?;
         }
         let config = spec::parse(bytes)?;
         let request = Request {

@@ -199,19 +199,21 @@ pub fn keep(dir: &StateDir, record: Option<&Record>, config: &[u8]) -> Result<()
     }
 }
 
-/// The policy that a container was made under.
-fn held(dir: &StateDir) -> Result<Option<Held>> {
+/// The policy that a container was made under. `config`: the container's, as the caller has read it and goes by it.
+fn held(dir: &StateDir, config: &[u8]) -> Result<Option<Held>> {
     let Some(bytes) = dir.load_bytes(POLICY)? else { return Ok(None) };
     let held = Held::read(&bytes).ok_or_else(|| anyhow!("{:?} is damaged", dir.path.join(POLICY)))?;
-    let config = dir.load_bytes(CONFIG)?.unwrap_or_default();
-    check_config(dir, &held, &config)?;
+    if !held.allows(config) {
+        bail!("{:?} is not the config that the policy has allowed: its digest has changed", dir.path.join(CONFIG));
+    }
     Ok(Some(held))
 }
 
-/// Puts further mounts of a container under the rules that the container was made under. `config`: that of the container,
-/// with these mounts in the place of its own; it comes back with the options that the policy adds.
-pub fn govern_mounts(dir: &StateDir, mut config: Vec<u8>, bundle: &Path) -> Result<Vec<u8>> {
-    let Some(held) = held(dir)? else { return Ok(config) };
+/// Puts further mounts of a container under the rules that the container was made under. `old`: the config that the
+/// container has. `config`: the same with these mounts in the place of its own; it comes back with the options that the
+/// policy adds.
+pub fn govern_mounts(dir: &StateDir, old: &[u8], mut config: Vec<u8>, bundle: &Path) -> Result<Vec<u8>> {
+    let Some(held) = held(dir, old)? else { return Ok(config) };
     let mut decisions = Vec::new();
     for tables in &held.tables {
         let parsed = spec::parse(config.clone())?;
@@ -230,9 +232,9 @@ pub fn govern_mounts(dir: &StateDir, mut config: Vec<u8>, bundle: &Path) -> Resu
 }
 
 /// Puts a further process of a container under the rules that the container was made under. Gives the profiles that its
-/// filter has beside `linux.seccomp`.
-pub fn govern_exec(dir: &StateDir, process: &mut Process, ceiling: Set) -> Result<Vec<LinuxSeccomp>> {
-    let Some(held) = held(dir)? else { return Ok(Vec::new()) };
+/// filter has beside `linux.seccomp`. `config`: the container's, as it was read.
+pub fn govern_exec(dir: &StateDir, config: &[u8], process: &mut Process, ceiling: Set) -> Result<Vec<LinuxSeccomp>> {
+    let Some(held) = held(dir, config)? else { return Ok(Vec::new()) };
     let mut decisions = Vec::new();
     for tables in &held.tables {
         ProcessRules::from(tables).for_exec(ceiling).decide(process, &mut decisions);
@@ -247,20 +249,11 @@ pub fn govern_exec(dir: &StateDir, process: &mut Process, ceiling: Set) -> Resul
     read_stack(&held.stack)
 }
 
-fn check_config(dir: &StateDir, held: &Held, config: &[u8]) -> Result<()> {
-    if held.allows(config) {
-        return Ok(());
-    }
-    bail!("{:?} is not the config that the policy has allowed: its digest has changed", dir.path.join(CONFIG))
-}
-
 /// Puts new limits of a container under the rules that the container was made under: gives the config as it may be.
 /// `old` is the config that the container has.
 pub fn govern_update(dir: &StateDir, old: &[u8], new: Vec<u8>) -> Result<Config> {
     let mut config = spec::parse(new)?;
-    let Some(bytes) = dir.load_bytes(POLICY)? else { return Ok(config) };
-    let held = Held::read(&bytes).ok_or_else(|| anyhow!("{:?} is damaged", dir.path.join(POLICY)))?;
-    check_config(dir, &held, old)?;
+    let Some(held) = held(dir, old)? else { return Ok(config) };
     let mut decisions = Vec::new();
     for tables in &held.tables {
         let (edits, more) = decide::decide_update(tables, &config.spec);
