@@ -81,11 +81,11 @@ impl Container {
             config.insert("mounts".into(), json!(mounts));
         }
         let bundle = &self.state.bundle;
-        let mut bytes = serde_json::to_vec(&config)?;
-        if !mounts.is_empty() {
-            bytes = govern_mounts(&self.dir, &old, bytes, bundle)?;
-        }
-        let config = spec::parse(bytes)?;
+        let bytes = serde_json::to_vec(&config)?;
+        let config = match mounts {
+            [] => spec::parse(bytes)?,
+            _ => govern_mounts(&self.dir, &old, bytes, bundle)?,
+        };
         let request = Request {
             id: self.state.id.clone(),
             bundle: bundle.clone(),

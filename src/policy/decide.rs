@@ -136,12 +136,12 @@ pub fn decide(policy: &Policy, spec: &Spec, facts: &Facts) -> Result<Effective, 
 }
 
 /// Decides on the mounts of `spec` alone: those that a container which was allowed under `tables` is to get in addition.
-pub fn decide_mounts(tables: &Tables, spec: &Spec, facts: &Facts) -> Effective {
+pub fn decide_mounts(tables: &Tables, spec: &Spec, facts: &Facts) -> (Vec<Edit>, Vec<Decision>) {
     let mut case = Case { tables, spec, facts, result: Effective::default() };
     if let Some(linux) = &spec.linux {
         case.mounts(linux);
     }
-    case.result
+    (case.result.edits, case.result.decisions)
 }
 
 /// What rules make of the limits and device rules of a config, as an update has changed them.
