@@ -20,7 +20,7 @@ use crate::plan::problem::Problems;
 use crate::plan::{Plan, Request};
 use crate::process::mounts::{self, Target, can_be_added};
 use crate::spec;
-use crate::state::{CONFIG, Lock, Root, State, StateDir, Status};
+use crate::state::{Lock, Root, State, StateDir, Status};
 
 /// What was added, in the state directory.
 const FILE: &str = "mounts.json";
@@ -75,24 +75,17 @@ impl Container {
 
     /// The plan of the container, with `mounts` as its mounts.
     fn plan(&self, mounts: &[Value]) -> Result<Plan> {
-        let old = self.dir.load_bytes(CONFIG)?.context("the state directory has lost the container's config")?;
+        let old = self.dir.config()?;
         let mut config: Value = serde_json::from_slice(&old).context("the container's config")?;
         if let Some(config) = config.as_object_mut() {
             config.insert("mounts".into(), json!(mounts));
         }
-        let bundle = &self.state.bundle;
         let bytes = serde_json::to_vec(&config)?;
         let config = match mounts {
             [] => spec::parse(bytes)?,
-            _ => govern_mounts(&self.dir, &old, bytes, bundle)?,
+            _ => govern_mounts(&self.dir, &old, bytes, &self.state.bundle)?,
         };
-        let request = Request {
-            id: self.state.id.clone(),
-            bundle: bundle.clone(),
-            idmap_all: crate::lease::is_held(&self.dir)?,
-            systemd: self.state.systemd.as_ref().map(|unit| unit.manager.clone()),
-            ..Request::default()
-        };
+        let request = Request { idmap_all: crate::lease::is_held(&self.dir)?, ..self.state.request() };
         let (plan, mut problems) = Plan::from_spec(&config.spec, &Host::detect()?, &request);
         for (i, mount) in plan.iter().flat_map(|plan| plan.filesystem.mounts.iter().enumerate()) {
             if !can_be_added(&mount.kind) {
