@@ -18,7 +18,7 @@ use crate::kernel::procfs::Proc;
 use crate::plan::filesystem::InRoot;
 use crate::plan::problem::Problems;
 use crate::plan::{Plan, Request};
-use crate::process::mounts::{self, Target, can_be_added};
+use crate::process::mounts::{self, Target, not_to_be_added};
 use crate::spec;
 use crate::state::{Lock, Root, State, StateDir, Status};
 
@@ -88,9 +88,8 @@ impl Container {
         let request = Request { idmap_all: crate::lease::is_held(&self.dir)?, ..self.state.request() };
         let (plan, mut problems) = Plan::from_spec(&config.spec, &Host::detect()?, &request);
         for (i, mount) in plan.iter().flat_map(|plan| plan.filesystem.mounts.iter().enumerate()) {
-            if !can_be_added(&mount.kind) {
-                let why = "a mount of this type cannot be added to a container that exists";
-                problems.error(format!("mounts[{i}].type"), why);
+            if let Some((member, why)) = not_to_be_added(&mount.kind) {
+                problems.error(format!("mounts[{i}].{member}"), why);
             }
         }
         // What is odd in the rest of the config was said at create.

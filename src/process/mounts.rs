@@ -193,7 +193,14 @@ fn enter(target: &Target<'_>, init: BorrowedFd<'_>, sources: &mut [Option<Source
     Ok(())
 }
 
-/// Whether a mount can be made by a process that is not in the container's PID namespace and cgroup.
-pub fn can_be_added(kind: &MountKind) -> bool {
-    !matches!(kind, MountKind::Proc | MountKind::Cgroup)
+/// The member of a mount for whose sake it cannot be made in a container that exists, and why.
+pub fn not_to_be_added(kind: &MountKind) -> Option<(&'static str, &'static str)> {
+    match kind {
+        // The process that mounts is not in the container's PID namespace and cgroup.
+        MountKind::Proc | MountKind::Cgroup => {
+            Some(("type", "a mount of this type cannot be added to a container that exists"))
+        }
+        MountKind::Remount { .. } => Some(("options", "remount changes mounts of config.json only")),
+        _ => None,
+    }
 }
