@@ -126,6 +126,10 @@ fn a_created_container_too_and_several_from_a_file() {
     let seen = exec(&bundle, &["read", "/one/file", ",", "read", "/two/in/file", ",", "write", "/two/x", "y"]);
     assert_eq!((&seen[0]["content"], &seen[1]["content"]), (&json!("volume"), &json!("volume")));
     assert_eq!(seen[2]["errno"], libc::EROFS);
+    let shown = bundle.call(["mounts", "list", &bundle.id]).output().ok().stdout;
+    let at = shown.find("TYPE").unwrap();
+    let types: Vec<&str> = shown.lines().map(|line| line[at..].split(' ').next().unwrap()).collect();
+    assert_eq!(types, ["TYPE", "bind", "tmpfs", "-"], "{shown}");
     // Both in one call, the upper first.
     bundle.call(["mounts", "remove", &bundle.id, "/two/in", "/two"]).output().ok();
     assert_eq!(listed(&bundle).as_array().unwrap().len(), 1);

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::cli::{Format, Mounts, MountsAdd, MountsList, MountsRemove};
+use crate::command::list::columns;
 use crate::command::policy::govern_mounts;
 use crate::command::{print, print_json};
 use crate::error::ResultExt;
@@ -238,13 +239,14 @@ fn list(root: &Root, args: &MountsList) -> Result<()> {
         let mounts: Vec<&Value> = records.iter().map(|record| &record.mount).collect();
         return print_json(&mounts);
     }
-    print("DESTINATION\tTYPE\tSOURCE\tOPTIONS");
+    let mut rows = vec![["DESTINATION", "TYPE", "SOURCE", "OPTIONS"].map(String::from)];
     for record in &records {
-        let word = |name: &str| record.mount.get(name).and_then(Value::as_str).unwrap_or("-");
+        let word = |name: &str| record.mount.get(name).and_then(Value::as_str).unwrap_or("-").to_string();
         let options = record.mount.get("options").and_then(Value::as_array).into_iter().flatten();
         let options: Vec<&str> = options.filter_map(Value::as_str).collect();
-        print(&format!("{}\t{}\t{}\t{}", record.destination, word("type"), word("source"), options.join(",")));
+        rows.push([record.destination.clone(), word("type"), word("source"), options.join(",")]);
     }
+    print(&columns(&rows));
     Ok(())
 }
 
