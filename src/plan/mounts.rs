@@ -124,10 +124,15 @@ fn read_only_at_end(mounts: &[Mount], i: usize) -> bool {
     if !matches!(mount.kind, Kind::Tmpfs { .. }) {
         return false;
     }
-    let is_change = |m: &&Mount| m.kind == Kind::Remount { of: Some(i) };
-    let change = later.iter().filter(is_change).fold(mount.change(), |change, m| change.then(m.change()));
-    change.set & attr::RDONLY != 0
+    change_of(mounts, i).set & attr::RDONLY != 0
         && (mount.destination.as_str() == "/dev" || later.iter().any(|m| !matches!(m.kind, Kind::Remount { .. })))
+}
+
+/// What happens to the attributes of the mount at `i`, by itself and by its remounts.
+pub fn change_of(mounts: &[Mount], i: usize) -> Attrs {
+    let own = mounts.get(i).map(Mount::change).unwrap_or_default();
+    let is_change = |m: &&Mount| m.kind == Kind::Remount { of: Some(i) };
+    mounts.iter().filter(is_change).fold(own, |change, m| change.then(m.change()))
 }
 
 fn plan_one(
