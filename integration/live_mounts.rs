@@ -317,6 +317,30 @@ fn in_a_user_namespace_a_read_only_bind_stays_so() {
 }
 
 #[test]
+fn propagation_words_hold_in_a_user_namespace_too() {
+    orlop_only!("mounts into a container that exists");
+    for bundle in [Bundle::new(), Bundle::new().userns(0, 100_000, 65_536)] {
+        let bundle = running(bundle);
+        let volume = volume(&bundle, "volume");
+        for (destination, words, shown) in [
+            ("/a", "shared", "shared:"),
+            ("/b", "unbindable", "unbindable"),
+            ("/c", "runbindable", "unbindable"),
+            ("/d", "rshared", "shared:"),
+            ("/e", "private", " - "),
+        ] {
+            add_bind(&bundle, &volume, &format!("{destination}:{words}")).ok();
+            let table = table(&bundle);
+            let line = table.iter().find(|line| line.contains(&format!(" {destination} "))).unwrap();
+            // mountinfo: DEVICE ROOT POINT OPTIONS [PROPAGATION...] - ...
+            let propagation = line.split(' ').skip(4).collect::<Vec<_>>().join(" ");
+            assert!(format!(" {propagation}").contains(shown), "{words}: {line}");
+            assert_eq!(propagation.starts_with("- "), words == "private", "{words}: {line}");
+        }
+    }
+}
+
+#[test]
 fn the_policy_of_the_container_holds_for_its_later_mounts() {
     orlop_only!("mounts into a container that exists");
     let bundle = Bundle::new().args(["/probe", "wait"]);

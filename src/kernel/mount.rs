@@ -598,8 +598,13 @@ const MOST_STACKED: u32 = 16;
 /// (mount_namespaces(7)).
 ///
 /// A copy of the caller's mount namespace gets the mounts; a copy of that copy, made in the user namespace, has them
-/// locked. `enter_user` enters that.
-pub fn lock_sources(sources: &mut [Option<Source>], enter_user: impl FnOnce() -> Result<()>) -> Result<()> {
+/// locked. `enter_user` enters that. The sources are those of [`to_lock`] for each mount of `fs`: propagation does not
+/// survive this, and is set here.
+pub fn lock_sources(
+    sources: &mut [Option<Source>],
+    fs: &Filesystem,
+    enter_user: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     let private = Attr { propagation: libc::MS_PRIVATE, ..Attr::default() };
     crate::sys::clone::unshare(libc::CLONE_NEWNS)?;
     mount::set_attr_of_root(&private)?;
@@ -619,12 +624,21 @@ pub fn lock_sources(sources: &mut [Option<Source>], enter_user: impl FnOnce() ->
     enter_user()?;
     // The working directory goes with it.
     crate::sys::clone::unshare(libc::CLONE_NEWNS)?;
-    for (i, source) in sources.iter_mut().enumerate() {
+    for (i, (source, mount)) in sources.iter_mut().zip(&fs.mounts).enumerate() {
         if let Some(source) = source {
             source.mount = mount::clone_tree(nix::fcntl::AT_FDCWD, &c_string(&i.to_string())?, true)?;
+            let (none, default) = (Attrs::default(), inherited_propagation(fs));
+            apply(source.mount.as_fd(), none, none, default, &mount.propagation).with_context(|| mount.name())?;
         }
     }
     Ok(())
+}
+
+/// The mount whose source is for [`lock_sources`]. In a copy that belongs to a user namespace shared mounts are slaves
+/// (mount_namespaces(7)), so that slaves lose nothing on the way, and an unbindable one could not be copied.
+pub fn to_lock(mount: &Mount) -> Mount {
+    let slave = Propagation { to: PropagationType::Slave, recursive: true };
+    Mount { propagation: vec![slave], ..mount.clone() }
 }
 
 /// Makes a mount read-only, and all below it if `recursive`; its other attributes stay.

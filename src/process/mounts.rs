@@ -49,7 +49,10 @@ pub fn add(target: &Target<'_>, mut record: impl FnMut(usize, MountId) -> Result
     let mut mapper = idmap::Mapper::new(proc, None, user.as_ref().map(AsFd::as_fd))?;
     let mut sources: Vec<Option<Source>> = Vec::with_capacity(fs.mounts.len());
     for mount in &fs.mounts {
-        sources.push(mount::open_source(mount, fs, Some(&mut mapper))?);
+        sources.push(match user {
+            Some(_) => mount::open_source(&mount::to_lock(mount), fs, Some(&mut mapper))?,
+            None => mount::open_source(mount, fs, Some(&mut mapper))?,
+        });
     }
     let mut place = 0;
     in_container(
@@ -175,7 +178,7 @@ fn enter(target: &Target<'_>, init: BorrowedFd<'_>, sources: &mut [Option<Source
         Ok(setns(init, Kind::User.flag())?)
     };
     if user && sources.iter().any(Option::is_some) {
-        mount::lock_sources(sources, enter_user)?;
+        mount::lock_sources(sources, &target.plan.filesystem, enter_user)?;
     } else if user {
         enter_user()?;
     }
