@@ -59,7 +59,7 @@ impl Root {
     /// As [`Root::directory`], but the last component must not be a link: for proc and sysfs, since an image whose /proc
     /// is a link could otherwise have the runtime's later writes land in files of its choice (CVE-2019-19921).
     pub fn real_directory(&self, path: &InRoot) -> Result<OwnedFd> {
-        let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW;
+        let flags = libc::O_PATH | NO_LINK;
         match openat2(self.fd(), &c_string(path.as_str())?, flags, 0, Resolve::IN_ROOT) {
             Ok(fd) => Ok(fd),
             Err(e) if e.errno == Errno::ENOENT => self.directory(path),
@@ -98,9 +98,8 @@ impl Root {
         let result = (|| -> Result<()> {
             while let Some(name) = missing.pop() {
                 let flags = if directory || !missing.is_empty() {
-                    mkdirat(&target, name, Mode::from_bits_truncate(0o755))
-                        .map_err(failed(format!("mkdirat({name:?})")))
-                        .map_or_else(|e| explain(Err(e)), Ok)?;
+                    let made = mkdirat(&target, name, Mode::from_bits_truncate(0o755));
+                    explain(made.map_err(failed(format!("mkdirat({name:?})"))))?;
                     libc::O_DIRECTORY
                 } else {
                     drop(make_file_in(target.as_fd(), name, 0o644)?);
@@ -209,7 +208,7 @@ pub fn make_directory_in(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
         Ok(()) | Err(Errno::EEXIST) => {}
         Err(e) => return explain(Err(failed(format!("mkdirat({name:?})"))(e))),
     }
-    Ok(openat2(dir, &c_string(name)?, libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW, 0, ENTRY)?)
+    Ok(openat2(dir, &c_string(name)?, libc::O_PATH | NO_LINK, 0, ENTRY)?)
 }
 
 /// Makes the empty file `name` in `dir`; fails with EEXIST if anything is there, be it a dangling link.
