@@ -32,7 +32,7 @@ fn config(edit: impl FnOnce(&mut Value)) -> Value {
 }
 
 fn facts() -> Facts {
-    Facts { kernel: (6, 1), bundle: "/b".into(), ..Facts::default() }
+    Facts { kernel: (6, 1), bundle: "/b".into(), cwd: "/etc/cwd".into(), ..Facts::default() }
 }
 
 /// The decisions and the config that comes out; what comes out must be accepted without a change.
@@ -365,6 +365,10 @@ fn mount_sources() {
         ("overlay", "overlay", &["lowerdir+=/etc"][..], false),
         ("overlay", "overlay", &["lowerdir=/a::/etc"][..], false),
         ("overlay", "overlay", &[r"lowerdir=/x\:/etc"][..], true),
+        ("overlay", "overlay", &["redirect_dir=on"][..], true),
+        ("overlay", "overlay", &["lowerdir=/a:b"][..], false),
+        ("ext4", "disk", &[][..], false),
+        ("ext4", "", &[][..], true),
         ("ext4", "", &["source=/etc/disk"][..], false),
         ("ext4", "/d", &["noload,journal_path=/etc/disk"][..], false),
         ("ext4", "/d", &["noload,journal_path=/dev/d"][..], true),
