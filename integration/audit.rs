@@ -172,7 +172,9 @@ fn changes_of_the_process_and_its_mounts_show() {
         .set("/process/oomScoreAdj", 100)
         .set("/process/rlimits", json!([{"type": "RLIMIT_NOFILE", "soft": 100, "hard": 200}]))
         .set("/linux/maskedPaths", json!(["/run"]))
-        .mount("/mnt", "tmpfs", "tmpfs", &["nosuid", "nodev", "ro"]);
+        .mount("/mnt", "tmpfs", "tmpfs", &["nosuid", "nodev", "ro"])
+        .mount("/tmp", "tmpfs", "tmpfs", &["nosuid", "nodev"])
+        .mount("/tmp", "tmpfs", "tmpfs", &["remount", "suid", "noexec"]);
     let bundle = running(bundle.set("/hostname", "audited"));
     audit(&bundle).ok();
     let pid = bundle.pid();
@@ -195,6 +197,7 @@ fn changes_of_the_process_and_its_mounts_show() {
             "hostname: audited, other",
             "linux.maskedPaths[0]: masked, in view",
             "mounts[3]: tmpfs ro nosuid nodev, tmpfs nosuid nodev",
+            "mounts[4]: tmpfs nodev noexec, tmpfs noexec",
             "process.oomScoreAdj: 100, 200",
             "process.rlimits[0]: 100 200, 50 200",
         ]
@@ -210,6 +213,8 @@ fn change_inside(pidfd: libc::c_int) -> std::io::Result<()> {
         check(libc::setns(pidfd, libc::CLONE_NEWNS | libc::CLONE_NEWUTS))?;
         check(libc::umount2(c"/run".as_ptr(), libc::MNT_DETACH))?;
         check(libc::mount(none, c"/mnt".as_ptr(), none, flags, std::ptr::null()))?;
+        let flags = libc::MS_REMOUNT | libc::MS_BIND | libc::MS_NOEXEC;
+        check(libc::mount(none, c"/tmp".as_ptr(), none, flags, std::ptr::null()))?;
         check(libc::sethostname(c"other".as_ptr(), 5))?;
     }
     // There is nothing to execute.

@@ -355,6 +355,25 @@ fn v2_a_container_that_mounts_its_cgroup_to_write_owns_it() {
     assert_eq!(owners(&read_only), [0; 4]);
     let said = read_only.wait_printed(1);
     assert_eq!(said[0]["errno"], libc::EROFS, "{said:?}");
+    // Of the words the recursive ones come first; a remount has the last; a bind is no cgroup mount.
+    for (options, remount, owner) in [
+        (&["rw", "rro"][..], None, 100_000),
+        (&["ro", "rrw"], None, 0),
+        (&[], Some("ro"), 0),
+        (&["ro"], Some("rw"), 100_000),
+        (&["bind"], None, 0),
+    ] {
+        let bundle = bundle();
+        let directory = bundle.canary();
+        let source = if options == ["bind"] { directory.to_str().unwrap() } else { "cgroup" };
+        let mut bundle = bundle.mount("/sys/fs/cgroup", "cgroup", source, options);
+        if let Some(word) = remount {
+            bundle = bundle.mount("/sys/fs/cgroup", "cgroup", "cgroup", &["remount", word]);
+        }
+        assert_eq!(owners(&bundle)[0], owner, "{options:?} {remount:?}");
+        let said = bundle.wait_printed(1);
+        assert_eq!(said[0]["ok"] == true, owner != 0, "{options:?} {remount:?}: {said:?}");
+    }
     // Without a cgroup namespace it would be the host's tree.
     let shared = bundle().without_ns("cgroup").mount("/sys/fs/cgroup", "cgroup", "cgroup", &[]);
     assert_eq!(owners(&shared), [0; 4]);

@@ -126,6 +126,10 @@ fn a_created_container_too_and_several_from_a_file() {
     let seen = exec(&bundle, &["read", "/one/file", ",", "read", "/two/in/file", ",", "write", "/two/x", "y"]);
     assert_eq!((&seen[0]["content"], &seen[1]["content"]), (&json!("volume"), &json!("volume")));
     assert_eq!(seen[2]["errno"], libc::EROFS);
+    let shown = bundle.call(["mounts", "list", &bundle.id]).output().ok().stdout;
+    let at = shown.find("TYPE").unwrap();
+    let types: Vec<&str> = shown.lines().map(|line| line[at..].split(' ').next().unwrap()).collect();
+    assert_eq!(types, ["TYPE", "bind", "tmpfs", "-"], "{shown}");
     // Both in one call, the upper first.
     bundle.call(["mounts", "remove", &bundle.id, "/two/in", "/two"]).output().ok();
     assert_eq!(listed(&bundle).as_array().unwrap().len(), 1);
@@ -150,6 +154,9 @@ fn a_failed_add_leaves_nothing() {
         (json!({"destination": "/proc/sys", "source": volume, "options": ["bind"]}), "mounts[1].destination"),
         (json!({"destination": "/proc", "type": "proc"}), "mounts[1].type"),
         (json!({"destination": "/x", "type": "cgroup"}), "mounts[1].type"),
+        (json!({"destination": "/proc", "type": "proc"}), "a mount of this type cannot be added"),
+        (json!({"destination": "/x", "options": ["remount", "ro"]}), "mounts[1].options"),
+        (json!({"destination": "/good/deep", "options": ["remount", "bind", "ro"]}), "mounts of config.json only"),
         (json!({"destination": "/x", "source": volume, "options": ["bind", "nosuchword"]}), "nosuchword"),
         (json!({"source": volume, "options": ["bind"]}), "destination"),
         (json!([]), "mounts[1]"),
@@ -307,6 +314,30 @@ fn in_a_user_namespace_a_read_only_bind_stays_so() {
     }
     assert_eq!(listed(&bundle), json!([]));
     assert!(!fs::read_to_string("/proc/self/mountinfo").unwrap().contains(&bundle.id));
+}
+
+#[test]
+fn propagation_words_hold_in_a_user_namespace_too() {
+    orlop_only!("mounts into a container that exists");
+    for bundle in [Bundle::new(), Bundle::new().userns(0, 100_000, 65_536)] {
+        let bundle = running(bundle);
+        let volume = volume(&bundle, "volume");
+        for (destination, words, shown) in [
+            ("/a", "shared", "shared:"),
+            ("/b", "unbindable", "unbindable"),
+            ("/c", "runbindable", "unbindable"),
+            ("/d", "rshared", "shared:"),
+            ("/e", "private", " - "),
+        ] {
+            add_bind(&bundle, &volume, &format!("{destination}:{words}")).ok();
+            let table = table(&bundle);
+            let line = table.iter().find(|line| line.contains(&format!(" {destination} "))).unwrap();
+            // mountinfo: DEVICE ROOT POINT OPTIONS [PROPAGATION...] - ...
+            let propagation = line.split(' ').skip(4).collect::<Vec<_>>().join(" ");
+            assert!(format!(" {propagation}").contains(shown), "{words}: {line}");
+            assert_eq!(propagation.starts_with("- "), words == "private", "{words}: {line}");
+        }
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use crate::harness::config::CAPS;
-use crate::harness::{Bundle, Call, Output, runtime};
+use crate::harness::{Bundle, Call, Output, host, runtime};
 use crate::orlop_only;
 
 /// CAP_KILL, CAP_NET_BIND_SERVICE and CAP_AUDIT_WRITE, those of the base configuration.
@@ -432,6 +432,29 @@ fn a_kept_config_that_was_changed_is_not_used() {
     let text = fs::read_to_string(&kept).unwrap();
     fs::write(&kept, text.replace("\"noNewPrivileges\": true", "\"noNewPrivileges\": false") + "\n").unwrap();
     bundle.call(["exec", &bundle.id, "/probe"]).output().fails_with(&["config.json", "digest"]);
+}
+
+/// Otherwise what the digest was compared with need not be what is used.
+#[test]
+fn the_kept_config_is_read_once() {
+    orlop_only!("has policies");
+    let Some(strace) = host::find_program("strace") else { crate::skip!("strace is not installed") };
+    let bundle = Bundle::new().args(["/probe", "wait"]);
+    policy(&bundle, "[no_new_privs]\nforce = true\n");
+    call(&bundle, "create").output().ok();
+    bundle.start();
+    let mount = json!({"destination": "/scratch", "type": "tmpfs"}).to_string();
+    for words in [&["exec", &bundle.id, "/probe"][..], &["mounts", "add", "--mount", &mount, &bundle.id]] {
+        let (log, root) = (bundle.dir.join("calls"), bundle.state_root());
+        runtime::Call::new(&strace, &bundle.dir, bundle.layer)
+            .args(["-qq", "-e", "trace=openat", "-o", log.to_str().unwrap(), runtime::program().to_str().unwrap()])
+            .args(["--root", root.to_str().unwrap()])
+            .args(words.iter().copied())
+            .output()
+            .ok();
+        let calls = fs::read_to_string(&log).unwrap();
+        assert_eq!(calls.matches("\"config.json\"").count(), 1, "{words:?}: {calls}");
+    }
 }
 
 #[test]

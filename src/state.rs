@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::ResultExt;
 use crate::kernel::procfs::{Identity, Proc};
+use crate::plan::Request;
 use crate::plan::hooks::Hook;
 use crate::plan::systemd::Remembered;
 use crate::seccomp::Listener;
@@ -92,6 +93,19 @@ pub struct State {
     pub restored: bool,
     pub poststart: Vec<Hook>,
     pub poststop: Vec<Hook>,
+}
+
+impl State {
+    /// What the plan of the container needs to know beside its config.
+    pub fn request(&self) -> Request {
+        Request {
+            id: self.id.clone(),
+            bundle: self.bundle.clone(),
+            no_new_keyring: !self.new_keyring,
+            systemd: self.systemd.as_ref().map(|unit| unit.manager.clone()),
+            ..Request::default()
+        }
+    }
 }
 
 /// The states of runtime.md#state, and runc's `paused`.
@@ -360,6 +374,14 @@ impl StateDir {
         let read = file.take(SIZE_LIMIT).read_to_end(&mut bytes);
         read.with_context(|| format!("read {:?}", self.path.join(name)))?;
         Ok(Some(bytes))
+    }
+
+    /// The config as it was at create, or as the last `update` left it.
+    ///
+    /// # Errors
+    /// It cannot be read, or is not there.
+    pub fn config(&self) -> Result<Vec<u8>> {
+        self.load_bytes(CONFIG)?.context("the state directory has lost the container's config")
     }
 
     fn load<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {

@@ -355,8 +355,9 @@ pub fn policy(data: &[u8]) {
         include_str!("../bundles/userns.json"),
     ] {
         let config = spec::parse(text.as_bytes().to_vec()).unwrap();
-        let real: BTreeMap<_, _> = decide::sources(&config.spec, Path::new("/bundle")).into_iter().collect();
-        let facts = decide::Facts { kernel: (6, 1), bundle: "/bundle".into(), real, ..decide::Facts::default() };
+        let facts = decide::Facts { kernel: (6, 1), bundle: "/bundle".into(), ..decide::Facts::default() };
+        let real: BTreeMap<_, _> = decide::sources(&config.spec, &facts).into_iter().collect();
+        let facts = decide::Facts { real, ..facts };
         let Ok(effective) = decide(&policy, &config.spec, &facts) else { continue };
         let made = apply(&effective.edits, text.as_bytes()).unwrap();
         let made = spec::parse(made).unwrap();

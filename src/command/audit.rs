@@ -9,10 +9,10 @@ use crate::command::{print, print_json};
 use crate::host::Host;
 use crate::kernel::audit::{Drift, Report, Subject, audit as look};
 use crate::kernel::procfs::Proc;
+use crate::plan::Plan;
 use crate::plan::problem::Problems;
-use crate::plan::{Plan, Request};
 use crate::spec;
-use crate::state::{CONFIG, Root, State, StateDir, Status};
+use crate::state::{Root, State, StateDir, Status};
 
 /// The exit status of a container that is not as it was asked for.
 const DRIFT: u8 = 2;
@@ -64,16 +64,8 @@ fn compare(root: &Root, id: &str) -> Result<(State, Status, Report)> {
 
 /// The plan of the container, from the config as it was at create.
 fn plan(dir: &StateDir, state: &State) -> Result<Plan> {
-    let bytes = dir.load_bytes(CONFIG)?.context("the state directory has lost the container's config")?;
-    let config = spec::parse(bytes)?;
-    let request = Request {
-        id: state.id.clone(),
-        bundle: state.bundle.clone(),
-        no_new_keyring: !state.new_keyring,
-        systemd: state.systemd.as_ref().map(|unit| unit.manager.clone()),
-        ..Request::default()
-    };
-    let (plan, problems) = Plan::from_spec(&config.spec, &Host::detect()?, &request);
+    let config = spec::parse(dir.config()?)?;
+    let (plan, problems) = Plan::from_spec(&config.spec, &Host::detect()?, &state.request());
     Ok(plan.ok_or(Problems { warnings: Vec::new(), ..problems })?)
 }
 

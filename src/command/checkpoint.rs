@@ -20,7 +20,7 @@ use crate::process::checkpoint::{Images, Order};
 use crate::process::destroy::destroy;
 use crate::process::{foreground, restore as restoring, start};
 use crate::spec;
-use crate::state::{CONFIG, Root, Status, check_id};
+use crate::state::{Root, Status, check_id};
 use crate::sys::process::set_child_subreaper;
 
 /// Writes a container to a directory and, unless it is to go on, removes it.
@@ -38,14 +38,8 @@ fn write(root: &Root, args: &Checkpoint) -> Result<()> {
         status => bail!("Container cannot be checkpointed in {} state", status.word()),
     }
     let host = Host::detect()?;
-    let config = spec::parse(dir.load_bytes(CONFIG)?.context("the state directory has lost the container's config")?)?;
-    let request = Request {
-        id: state.id.clone(),
-        bundle: state.bundle.clone(),
-        systemd: state.systemd.as_ref().map(|unit| unit.manager.clone()),
-        ..Request::default()
-    };
-    let (plan, problems) = Plan::from_spec(&config.spec, &host, &request);
+    let config = spec::parse(dir.config()?)?;
+    let (plan, problems) = Plan::from_spec(&config.spec, &host, &state.request());
     let plan = plan.ok_or(problems)?;
     if host.euid != 0 {
         crate::log::warn("checkpoint by an ordinary user is up to CRIU, which needs CAP_CHECKPOINT_RESTORE");

@@ -17,7 +17,7 @@ use crate::plan::problem::Problems;
 use crate::plan::{Plan, Request, capabilities};
 use crate::process::{exec, foreground};
 use crate::spec;
-use crate::state::{CONFIG, Root, State, StateDir, Status};
+use crate::state::{Root, State, StateDir, Status};
 use crate::trace::{Phase, mark};
 
 /// The exit status of an `exec` that fails before its program runs, as runc's.
@@ -63,24 +63,16 @@ fn run(root: &Root, args: &Exec) -> Result<u8> {
 
 /// The plan of the container, from the config as it was at create, with another process.
 fn plan(dir: &StateDir, state: &State, host: &Host, args: &Exec) -> Result<Plan> {
-    let bytes = dir.load_bytes(CONFIG)?.context("the state directory has lost the container's config")?;
-    let mut config = spec::parse(bytes)?;
-    let mut request = Request {
-        id: state.id.clone(),
-        bundle: state.bundle.clone(),
-        no_new_keyring: !state.new_keyring,
-        preserve_fds: args.preserve_fds,
-        systemd: state.systemd.as_ref().map(|unit| unit.manager.clone()),
-        listen_fds: listen_fds(),
-        ..Request::default()
-    };
+    let mut config = spec::parse(dir.config()?)?;
+    let mut request = Request { preserve_fds: args.preserve_fds, listen_fds: listen_fds(), ..state.request() };
     let container = config.spec.process.take().context("the container's config has no process")?;
     let ceiling = capabilities::bounding(&container);
     let mut process = match &args.process {
         Some(path) => whole(path, &container, args.tty)?,
         None => changed(container, args)?,
     };
-    request.extra_seccomp = govern_exec(dir, &mut process, ceiling)?;
+    let read = config.unresolved.as_ref().unwrap_or(&config.bytes);
+    request.extra_seccomp = govern_exec(dir, read, &mut process, ceiling)?;
     config.spec.process = Some(process);
     let (plan, problems) = Plan::from_spec(&config.spec, host, &request);
     // What is odd in the container's own config was said at create, and a program's output belongs on stderr alone.

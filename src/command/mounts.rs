@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::cli::{Format, Mounts, MountsAdd, MountsList, MountsRemove};
+use crate::command::list::columns;
 use crate::command::policy::govern_mounts;
 use crate::command::{print, print_json};
 use crate::error::ResultExt;
@@ -18,9 +19,9 @@ use crate::kernel::procfs::Proc;
 use crate::plan::filesystem::InRoot;
 use crate::plan::problem::Problems;
 use crate::plan::{Plan, Request};
-use crate::process::mounts::{self, Target, can_be_added};
+use crate::process::mounts::{self, Target, not_to_be_added};
 use crate::spec;
-use crate::state::{CONFIG, Lock, Root, State, StateDir, Status};
+use crate::state::{Lock, Root, State, StateDir, Status};
 
 /// What was added, in the state directory.
 const FILE: &str = "mounts.json";
@@ -75,29 +76,21 @@ impl Container {
 
     /// The plan of the container, with `mounts` as its mounts.
     fn plan(&self, mounts: &[Value]) -> Result<Plan> {
-        let bytes = self.dir.load_bytes(CONFIG)?.context("the state directory has lost the container's config")?;
-        let mut config: Value = serde_json::from_slice(&bytes).context("the container's config")?;
+        let old = self.dir.config()?;
+        let mut config: Value = serde_json::from_slice(&old).context("the container's config")?;
         if let Some(config) = config.as_object_mut() {
             config.insert("mounts".into(), json!(mounts));
         }
-        let bundle = &self.state.bundle;
-        let mut bytes = serde_json::to_vec(&config)?;
-        if !mounts.is_empty() {
-            bytes = govern_mounts(&self.dir, bytes, bundle)?;
-        }
-        let config = spec::parse(bytes)?;
-        let request = Request {
-            id: self.state.id.clone(),
-            bundle: bundle.clone(),
-            idmap_all: crate::lease::is_held(&self.dir)?,
-            systemd: self.state.systemd.as_ref().map(|unit| unit.manager.clone()),
-            ..Request::default()
+        let bytes = serde_json::to_vec(&config)?;
+        let config = match mounts {
+            [] => spec::parse(bytes)?,
+            _ => govern_mounts(&self.dir, &old, bytes, &self.state.bundle)?,
         };
+        let request = Request { idmap_all: crate::lease::is_held(&self.dir)?, ..self.state.request() };
         let (plan, mut problems) = Plan::from_spec(&config.spec, &Host::detect()?, &request);
         for (i, mount) in plan.iter().flat_map(|plan| plan.filesystem.mounts.iter().enumerate()) {
-            if !can_be_added(&mount.kind) {
-                let why = "a mount of this type cannot be added to a container that exists";
-                problems.error(format!("mounts[{i}].type"), why);
+            if let Some((member, why)) = not_to_be_added(&mount.kind) {
+                problems.error(format!("mounts[{i}].{member}"), why);
             }
         }
         // What is odd in the rest of the config was said at create.
@@ -246,13 +239,14 @@ fn list(root: &Root, args: &MountsList) -> Result<()> {
         let mounts: Vec<&Value> = records.iter().map(|record| &record.mount).collect();
         return print_json(&mounts);
     }
-    print("DESTINATION\tTYPE\tSOURCE\tOPTIONS");
+    let mut rows = vec![["DESTINATION", "TYPE", "SOURCE", "OPTIONS"].map(String::from)];
     for record in &records {
-        let word = |name: &str| record.mount.get(name).and_then(Value::as_str).unwrap_or("-");
+        let word = |name: &str| record.mount.get(name).and_then(Value::as_str).unwrap_or("-").to_string();
         let options = record.mount.get("options").and_then(Value::as_array).into_iter().flatten();
         let options: Vec<&str> = options.filter_map(Value::as_str).collect();
-        print(&format!("{}\t{}\t{}\t{}", record.destination, word("type"), word("source"), options.join(",")));
+        rows.push([record.destination.clone(), word("type"), word("source"), options.join(",")]);
     }
+    print(&columns(&rows));
     Ok(())
 }
 

@@ -13,9 +13,10 @@ use serde_json::{Value, json};
 use crate::cli::{Policy, PolicyCheck, PolicyImportMesos, PolicyShow, PolicyTest, TextFormat};
 use crate::command::{bundle, print, print_json};
 use crate::plan::capabilities::Set;
-use crate::plan::config::Process;
+use crate::plan::config::{Process, Spec};
 use crate::plan::problem::Problems;
-use crate::policy::decide::{self, Decision, Facts, Outcome, ProcessRules, apply};
+use crate::policy::decide::{self, Decision, Edit, Facts, Outcome, ProcessRules, apply};
+use crate::policy::model::Tables;
 use crate::policy::record::{Held, Kept, POLICY, Record, with_config};
 use crate::policy::{file, mesos, model};
 use crate::spec::{self, Config};
@@ -97,13 +98,7 @@ fn under(
                 record.stack_names.extend(effective.stack_names);
                 record.audit.extend(effective.audit);
                 record.lease = record.lease.max(effective.lease);
-                if !effective.edits.is_empty() {
-                    let text = config.unresolved.as_ref().unwrap_or(&config.bytes);
-                    let changed = apply(&effective.edits, text).map_err(|e| anyhow!("config.json: {e}"))?;
-                    let changed = spec::parse(changed).context("the config under the policy")?;
-                    // What is odd in the bundle's own text is said once.
-                    config = Config { warnings: config.warnings, ..changed };
-                }
+                config = edited(config, &effective.edits)?;
             }
         }
     }
@@ -191,6 +186,15 @@ fn audit(files: &[String], event: &str, id: &str, decisions: &[Decision]) -> Res
     Ok(())
 }
 
+/// Audits the decisions on a container that exists. A refusal among them is an error.
+fn settle(files: &[String], event: &str, id: &str, decisions: &[Decision]) -> Result<()> {
+    audit(files, event, id, decisions)?;
+    if decisions.iter().any(|decision| decision.outcome == Outcome::Refused) {
+        return Err(refusal(decisions));
+    }
+    Ok(())
+}
+
 /// Keeps the record with a container, and in it the digest of the effective `config`.
 pub fn keep(dir: &StateDir, record: Option<&Record>, config: &[u8]) -> Result<()> {
     match record {
@@ -199,85 +203,73 @@ pub fn keep(dir: &StateDir, record: Option<&Record>, config: &[u8]) -> Result<()
     }
 }
 
-/// The policy that a container was made under.
-fn held(dir: &StateDir) -> Result<Option<Held>> {
+/// The policy that a container was made under. `config`: the container's, as the caller has read it and goes by it.
+fn held(dir: &StateDir, config: &[u8]) -> Result<Option<Held>> {
     let Some(bytes) = dir.load_bytes(POLICY)? else { return Ok(None) };
     let held = Held::read(&bytes).ok_or_else(|| anyhow!("{:?} is damaged", dir.path.join(POLICY)))?;
-    let config = dir.load_bytes(CONFIG)?.unwrap_or_default();
-    check_config(dir, &held, &config)?;
+    if !held.allows(config) {
+        bail!("{:?} is not the config that the policy has allowed: its digest has changed", dir.path.join(CONFIG));
+    }
     Ok(Some(held))
 }
 
-/// Puts further mounts of a container under the rules that the container was made under. `config`: that of the container,
-/// with these mounts in the place of its own; it comes back with the options that the policy adds.
-pub fn govern_mounts(dir: &StateDir, mut config: Vec<u8>, bundle: &Path) -> Result<Vec<u8>> {
-    let Some(held) = held(dir)? else { return Ok(config) };
-    let mut decisions = Vec::new();
-    for tables in &held.tables {
-        let parsed = spec::parse(config.clone())?;
-        let effective = decide::decide_mounts(tables, &parsed.spec, &file::facts(&parsed.spec, bundle)?);
-        decisions.extend(effective.decisions);
-        config = apply(&effective.edits, &config).map_err(|e| anyhow!(e))?;
-    }
-    audit(&held.audit, "mounts add", &dir.id, &decisions)?;
-    if decisions.iter().any(|decision| decision.outcome == Outcome::Refused) {
-        return Err(refusal(&decisions));
-    }
-    for decision in &decisions {
-        crate::log::warn(&decision.to_string());
-    }
-    Ok(config)
-}
-
-/// Puts a further process of a container under the rules that the container was made under. Gives the profiles that its
-/// filter has beside `linux.seccomp`.
-pub fn govern_exec(dir: &StateDir, process: &mut Process, ceiling: Set) -> Result<Vec<LinuxSeccomp>> {
-    let Some(held) = held(dir)? else { return Ok(Vec::new()) };
-    let mut decisions = Vec::new();
-    for tables in &held.tables {
-        ProcessRules::from(tables).for_exec(ceiling).decide(process, &mut decisions);
-    }
-    audit(&held.audit, "exec", &dir.id, &decisions)?;
-    if decisions.iter().any(|decision| decision.outcome == Outcome::Refused) {
-        return Err(refusal(&decisions));
-    }
-    for decision in decisions.iter().filter(|decision| decision.outcome == Outcome::Clamped) {
-        crate::log::debug(&decision.to_string());
-    }
-    read_stack(&held.stack)
-}
-
-fn check_config(dir: &StateDir, held: &Held, config: &[u8]) -> Result<()> {
-    if held.allows(config) {
-        return Ok(());
-    }
-    bail!("{:?} is not the config that the policy has allowed: its digest has changed", dir.path.join(CONFIG))
+/// Puts further mounts of a container under the rules that the container was made under. `old`: the config that the
+/// container has. `new`: the same with these mounts in the place of its own; it comes back with the options that the policy
+/// adds.
+pub fn govern_mounts(dir: &StateDir, old: &[u8], new: Vec<u8>, bundle: &Path) -> Result<Config> {
+    let decide = |tables: &Tables, spec: &Spec| Ok(decide::decide_mounts(tables, spec, &file::facts(spec, bundle)?));
+    govern_change(dir, "mounts add", old, new, &decide)
 }
 
 /// Puts new limits of a container under the rules that the container was made under: gives the config as it may be.
 /// `old` is the config that the container has.
 pub fn govern_update(dir: &StateDir, old: &[u8], new: Vec<u8>) -> Result<Config> {
+    govern_change(dir, "update", old, new, &|tables, spec| Ok(decide::decide_update(tables, spec)))
+}
+
+type Decide<'a> = &'a dyn Fn(&Tables, &Spec) -> Result<(Vec<Edit>, Vec<Decision>)>;
+
+fn govern_change(dir: &StateDir, event: &str, old: &[u8], new: Vec<u8>, decide: Decide<'_>) -> Result<Config> {
     let mut config = spec::parse(new)?;
-    let Some(bytes) = dir.load_bytes(POLICY)? else { return Ok(config) };
-    let held = Held::read(&bytes).ok_or_else(|| anyhow!("{:?} is damaged", dir.path.join(POLICY)))?;
-    check_config(dir, &held, old)?;
+    let Some(held) = held(dir, old)? else { return Ok(config) };
     let mut decisions = Vec::new();
     for tables in &held.tables {
-        let (edits, more) = decide::decide_update(tables, &config.spec);
+        let (edits, more) = decide(tables, &config.spec)?;
         decisions.extend(more);
-        if !edits.is_empty() {
-            let changed = apply(&edits, &config.bytes).map_err(|e| anyhow!("config.json: {e}"))?;
-            config = spec::parse(changed).context("the config under the policy")?;
-        }
+        config = edited(config, &edits)?;
     }
-    audit(&held.audit, "update", &dir.id, &decisions)?;
-    if decisions.iter().any(|decision| decision.outcome == Outcome::Refused) {
-        return Err(refusal(&decisions));
-    }
+    settle(&held.audit, event, &dir.id, &decisions)?;
     for decision in &decisions {
         crate::log::warn(&decision.to_string());
     }
     Ok(config)
+}
+
+/// The config with what a policy changes in it.
+fn edited(config: Config, edits: &[Edit]) -> Result<Config> {
+    if edits.is_empty() {
+        return Ok(config);
+    }
+    let text = config.unresolved.as_ref().unwrap_or(&config.bytes);
+    let changed = apply(edits, text).map_err(|e| anyhow!("config.json: {e}"))?;
+    let changed = spec::parse(changed).context("the config under the policy")?;
+    // What is odd in the bundle's own text is said once.
+    Ok(Config { warnings: config.warnings, ..changed })
+}
+
+/// Puts a further process of a container under the rules that the container was made under. Gives the profiles that its
+/// filter has beside `linux.seccomp`. `config`: the container's, as it was read.
+pub fn govern_exec(dir: &StateDir, config: &[u8], process: &mut Process, ceiling: Set) -> Result<Vec<LinuxSeccomp>> {
+    let Some(held) = held(dir, config)? else { return Ok(Vec::new()) };
+    let mut decisions = Vec::new();
+    for tables in &held.tables {
+        ProcessRules::from(tables).for_exec(ceiling).decide(process, &mut decisions);
+    }
+    settle(&held.audit, "exec", &dir.id, &decisions)?;
+    for decision in decisions.iter().filter(|decision| decision.outcome == Outcome::Clamped) {
+        crate::log::debug(&decision.to_string());
+    }
+    read_stack(&held.stack)
 }
 
 /// Keeps the config that an update has brought about, in the place of `old`.

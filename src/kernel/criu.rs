@@ -16,6 +16,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, chroot, fchdir};
 
+use super::host_mounts::unescape;
 use super::path::{host_path, open_host};
 use super::signal::Interrupts;
 use crate::error::ResultExt;
@@ -461,30 +462,13 @@ pub fn mount_entries(mountinfo: &[u8]) -> Result<Vec<MountEntry>> {
             let text = std::str::from_utf8(line).ok()?;
             let (mount, filesystem) = text.split_once(" - ")?;
             let words: Vec<&str> = mount.split(' ').collect();
-            let point = String::from_utf8(unescape(words.get(4)?.as_bytes())?).ok()?;
+            let point = unescape(words.get(4)?)?.into_os_string().into_string().ok()?;
             let fstype = filesystem.split(' ').next()?.to_string();
             Some(MountEntry { id: words.first()?.parse().ok()?, point, fstype })
         };
         entries.push(entry().with_context(|| format!("a mount of the container cannot be named: {shown:?}"))?);
     }
     Ok(entries)
-}
-
-/// `\040` and the like (proc(5): space, tab, newline, backslash, number sign).
-fn unescape(text: &[u8]) -> Option<Vec<u8>> {
-    let mut plain = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((first, after)) = rest.split_first() {
-        rest = after;
-        if *first != b'\\' {
-            plain.push(*first);
-            continue;
-        }
-        let (digits, after) = rest.split_at_checked(3)?;
-        plain.push(u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok()?);
-        rest = after;
-    }
-    Some(plain)
 }
 
 /// A path for a string of CRIU's protocol.

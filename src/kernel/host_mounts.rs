@@ -75,30 +75,27 @@ impl Listed {
         let mut fields = place.split(' ');
         let (id, parent) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
         let within = fields.nth(1)?;
-        let point = unescape(fields.next()?);
+        let point = unescape(fields.next()?)?;
         let whole = within == "/" && matches!(kind.split(' ').next()?, "proc" | "sysfs");
         Some(Self { id, parent, point, whole })
     }
 }
 
-/// Undoes the kernel's `\040` for a space, and so on.
-fn unescape(field: &str) -> PathBuf {
+/// A path of mountinfo, which has `\040` for a blank, and so on (proc_pid_mountinfo(5)). None if that is no such text.
+pub(super) fn unescape(field: &str) -> Option<PathBuf> {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field.as_bytes();
-    while let Some((&first, tail)) = rest.split_first() {
-        let octal = tail.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
-        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) if first == b'\\' => {
-                bytes.push(byte);
-                rest = tail.get(3..).unwrap_or_default();
-            }
-            _ => {
-                bytes.push(first);
-                rest = tail;
-            }
+    while let Some((first, tail)) = rest.split_first() {
+        rest = tail;
+        if *first != b'\\' {
+            bytes.push(*first);
+            continue;
         }
+        let (digits, tail) = rest.split_at_checked(3)?;
+        bytes.push(u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok()?);
+        rest = tail;
     }
-    PathBuf::from(OsString::from_vec(bytes))
+    Some(PathBuf::from(OsString::from_vec(bytes)))
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use crate::host::{CgroupLayout, Hierarchy};
 use crate::plan::filesystem::{Filesystem, InRoot};
 use crate::plan::idmap::MountMap;
 use crate::plan::mount_options::{Attrs, Propagation, PropagationType, attr, names};
-use crate::plan::mounts::{Kind, Mount, may_cover_proc};
+use crate::plan::mounts::{Kind, Mount, layers, may_cover_proc};
 use crate::sys::fd::{Resolve, openat2};
 use crate::sys::mount::{self, Attr, failed};
 
@@ -421,34 +421,17 @@ pub fn new_filesystem(fstype: &str, source: Option<&str>, parameters: &[Paramete
     }
     for (key, value) in parameters {
         match value.as_deref() {
-            Some(layers) if fstype == "overlay" && key == "lowerdir" && layers.len() > mount::LONGEST_STRING => {
-                lower_layers(context, layers)?;
+            Some(list) if fstype == "overlay" && key == "lowerdir" && list.len() > mount::LONGEST_STRING => {
+                // Layer by layer (Linux 6.7).
+                for (data, layer) in layers(list) {
+                    add_layer(context, if data { "datadir+" } else { "lowerdir+" }, &layer)?;
+                }
             }
             value => parameter(context, key, value)?,
         }
     }
     explain(context, mount::create(context))?;
     attributes(explain(context, mount::fsmount(context, bits)), bits)
-}
-
-/// A long `lowerdir` of an overlay, layer by layer (Linux 6.7). In the list a backslash takes a colon's meaning away, and
-/// two colons begin the layers that hold data only.
-fn lower_layers(context: BorrowedFd<'_>, list: &str) -> Result<()> {
-    let (mut layer, mut key) = (String::new(), "lowerdir+");
-    let mut letters = list.chars().peekable();
-    while let Some(letter) = letters.next() {
-        match letter {
-            '\\' => layer.extend(letters.next()),
-            ':' => {
-                add_layer(context, key, &std::mem::take(&mut layer))?;
-                if letters.next_if_eq(&':').is_some() {
-                    key = "datadir+";
-                }
-            }
-            letter => layer.push(letter),
-        }
-    }
-    add_layer(context, key, &layer)
 }
 
 fn add_layer(context: BorrowedFd<'_>, key: &str, layer: &str) -> Result<()> {
@@ -615,8 +598,13 @@ const MOST_STACKED: u32 = 16;
 /// (mount_namespaces(7)).
 ///
 /// A copy of the caller's mount namespace gets the mounts; a copy of that copy, made in the user namespace, has them
-/// locked. `enter_user` enters that.
-pub fn lock_sources(sources: &mut [Option<Source>], enter_user: impl FnOnce() -> Result<()>) -> Result<()> {
+/// locked. `enter_user` enters that. The sources are those of [`to_lock`] for each mount of `fs`: propagation does not
+/// survive this, and is set here.
+pub fn lock_sources(
+    sources: &mut [Option<Source>],
+    fs: &Filesystem,
+    enter_user: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     let private = Attr { propagation: libc::MS_PRIVATE, ..Attr::default() };
     crate::sys::clone::unshare(libc::CLONE_NEWNS)?;
     mount::set_attr_of_root(&private)?;
@@ -636,12 +624,21 @@ pub fn lock_sources(sources: &mut [Option<Source>], enter_user: impl FnOnce() ->
     enter_user()?;
     // The working directory goes with it.
     crate::sys::clone::unshare(libc::CLONE_NEWNS)?;
-    for (i, source) in sources.iter_mut().enumerate() {
+    for (i, (source, mount)) in sources.iter_mut().zip(&fs.mounts).enumerate() {
         if let Some(source) = source {
             source.mount = mount::clone_tree(nix::fcntl::AT_FDCWD, &c_string(&i.to_string())?, true)?;
+            let (none, default) = (Attrs::default(), inherited_propagation(fs));
+            apply(source.mount.as_fd(), none, none, default, &mount.propagation).with_context(|| mount.name())?;
         }
     }
     Ok(())
+}
+
+/// The mount whose source is for [`lock_sources`]. In a copy that belongs to a user namespace shared mounts are slaves
+/// (mount_namespaces(7)), so that slaves lose nothing on the way, and an unbindable one could not be copied.
+pub fn to_lock(mount: &Mount) -> Mount {
+    let slave = Propagation { to: PropagationType::Slave, recursive: true };
+    Mount { propagation: vec![slave], ..mount.clone() }
 }
 
 /// Makes a mount read-only, and all below it if `recursive`; its other attributes stay.

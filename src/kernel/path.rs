@@ -59,7 +59,7 @@ impl Root {
     /// As [`Root::directory`], but the last component must not be a link: for proc and sysfs, since an image whose /proc
     /// is a link could otherwise have the runtime's later writes land in files of its choice (CVE-2019-19921).
     pub fn real_directory(&self, path: &InRoot) -> Result<OwnedFd> {
-        let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW;
+        let flags = libc::O_PATH | NO_LINK;
         match openat2(self.fd(), &c_string(path.as_str())?, flags, 0, Resolve::IN_ROOT) {
             Ok(fd) => Ok(fd),
             Err(e) if e.errno == Errno::ENOENT => self.directory(path),
@@ -98,9 +98,8 @@ impl Root {
         let result = (|| -> Result<()> {
             while let Some(name) = missing.pop() {
                 let flags = if directory || !missing.is_empty() {
-                    mkdirat(&target, name, Mode::from_bits_truncate(0o755))
-                        .map_err(failed(format!("mkdirat({name:?})")))
-                        .map_or_else(|e| explain(Err(e)), Ok)?;
+                    let made = mkdirat(&target, name, Mode::from_bits_truncate(0o755));
+                    explain(made.map_err(failed(format!("mkdirat({name:?})"))))?;
                     libc::O_DIRECTORY
                 } else {
                     drop(make_file_in(target.as_fd(), name, 0o644)?);
@@ -183,16 +182,21 @@ impl Place {
     /// Removes what was made. What the container has filled or replaced meanwhile stays: it is the container's.
     pub fn take_back(self) {
         use nix::unistd::{UnlinkatFlags, unlinkat};
-        for (i, (dir, name)) in self.made.iter().rev().enumerate() {
-            let removed = unlinkat(dir, name.as_str(), UnlinkatFlags::RemoveDir);
-            // Only the last that was made can be a file; it is orlop's as long as it is empty.
-            let empty_file = i == 0
-                && removed == Err(Errno::ENOTDIR)
-                && fstat(&self.target)
-                    .is_ok_and(|stat| stat.st_size == 0 && stat.st_mode & libc::S_IFMT == libc::S_IFREG);
-            if empty_file {
-                let _replaced = unlinkat(dir, name.as_str(), UnlinkatFlags::NoRemoveDir);
-            }
+        // Each of them is what the next was made in.
+        let own = self.made.iter().skip(1).map(|(dir, _)| dir).chain([&self.target]);
+        let made: Vec<_> = self.made.iter().zip(own).collect();
+        for ((dir, name), own) in made.into_iter().rev() {
+            let there = open_entry(dir.as_fd(), name).ok().flatten();
+            let there = there.and_then(|fd| stat(fd.as_fd()).ok()).zip(stat(own.as_fd()).ok());
+            let Some((there, _)) = there.filter(|(a, b)| (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)) else {
+                continue;
+            };
+            let flag = match there.st_mode & libc::S_IFMT {
+                libc::S_IFDIR => UnlinkatFlags::RemoveDir,
+                libc::S_IFREG if there.st_size == 0 => UnlinkatFlags::NoRemoveDir,
+                _ => continue,
+            };
+            let _filled = unlinkat(dir, name.as_str(), flag);
         }
     }
 }
@@ -204,7 +208,7 @@ pub fn make_directory_in(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
         Ok(()) | Err(Errno::EEXIST) => {}
         Err(e) => return explain(Err(failed(format!("mkdirat({name:?})"))(e))),
     }
-    Ok(openat2(dir, &c_string(name)?, libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW, 0, ENTRY)?)
+    Ok(openat2(dir, &c_string(name)?, libc::O_PATH | NO_LINK, 0, ENTRY)?)
 }
 
 /// Makes the empty file `name` in `dir`; fails with EEXIST if anything is there, be it a dangling link.
@@ -285,5 +289,41 @@ fn link_target(dir: BorrowedFd<'_>, name: &str) -> Result<Option<String>> {
         Ok(target) => Ok(Some(target.to_string_lossy().into_owned())),
         Err(Errno::EINVAL | Errno::ENOENT) => Ok(None),
         Err(e) => Err(failed(format!("readlinkat({name:?})"))(e).into()),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a test's own directory")]
+mod tests {
+    use super::*;
+    use crate::plan::problem::Problems;
+    use std::fs;
+
+    #[test]
+    fn what_was_replaced_or_filled_is_not_taken_back() {
+        let dir = std::env::temp_dir().join(format!("orlop-path-{}", std::process::id()));
+        fs::create_dir(&dir).unwrap();
+        let root = Root::new(fs::File::open(&dir).unwrap().into());
+        let at = |path: &str| dir.join(path);
+        let place = |path: &str, directory: bool| {
+            root.place(&InRoot::new("", path, &mut Problems::default()).unwrap(), directory, true).unwrap()
+        };
+        for (path, directory) in [("/a/b/file", false), ("/a/b/directory", true)] {
+            let made = place(path, directory);
+            assert!(at(path.trim_start_matches('/')).exists());
+            made.take_back();
+            assert_eq!(fs::read_dir(&dir).unwrap().count(), 0, "{path}");
+        }
+        let made = [place("/a/file", false), place("/b/c", true), place("/c/filled", false)];
+        fs::rename(at("a/file"), at("moved")).unwrap();
+        fs::write(at("a/file"), "").unwrap();
+        fs::rename(at("b"), at("moved-too")).unwrap();
+        fs::create_dir(at("b")).unwrap();
+        fs::write(at("c/filled"), "x").unwrap();
+        made.into_iter().for_each(Place::take_back);
+        let left = ["a/file", "b", "c/filled", "moved", "moved-too"].map(|path| at(path).exists());
+        let inner = at("moved-too/c").exists();
+        fs::remove_dir_all(&dir).unwrap();
+        assert_eq!((left, inner), ([true; 5], false));
     }
 }

@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 
+use super::host_mounts::unescape;
 use super::procfs::Proc;
 use crate::error::ResultExt;
 use crate::plan::resctrl::{Resctrl, differing};
@@ -31,7 +32,7 @@ fn find(mountinfo: &str) -> Option<PathBuf> {
     mountinfo.lines().find_map(|line| {
         let (fields, filesystem) = line.split_once(" - ")?;
         let is_it = filesystem.split(' ').next() == Some("resctrl");
-        is_it.then(|| fields.split(' ').nth(4)).flatten().map(PathBuf::from)
+        is_it.then(|| fields.split(' ').nth(4)).flatten().and_then(unescape)
     })
 }
 
@@ -181,6 +182,7 @@ mod tests {
         let others = "22 27 0:21 / /proc rw shared:1 - proc proc rw\n23 27 0:2 / /resctrl rw - tmpfs resctrl rw\n";
         assert_eq!(find(&format!("{others}{line}")), Some("/sys/fs/resctrl".into()));
         assert_eq!(find(others), None);
+        assert_eq!(find(&line.replace("/sys/fs/resctrl", "/my\\040rdt")), Some("/my rdt".into()));
     }
 
     #[test]

@@ -36,6 +36,7 @@ use config::Spec;
 use filesystem::Filesystem;
 use hooks::Hooks;
 use idmap::IdMap;
+use mount_options::attr;
 use namespaces::{Kind, Namespace, Namespaces, Shape};
 use net_devices::NetDevice;
 use problem::Problems;
@@ -173,7 +174,7 @@ impl Plan {
             },
         };
         let mut plan = plan;
-        plan.cgroup.owner = cgroup_owner(spec, host, &plan);
+        plan.cgroup.owner = cgroup_owner(host, &plan);
         if plan.ordinary_user && plan.seccomp.as_ref().is_some_and(|seccomp| seccomp.listener.is_some()) {
             problems.error_hint(
                 "linux.seccomp.listenerPath",
@@ -215,18 +216,18 @@ fn cgroup(linux: &Linux, spec: &Spec, host: &Host, request: &Request, problems: 
 
 /// config-linux.md#cgroup-ownership: whom the cgroup is delegated to. Only v2 can be, and only a container that sees its
 /// own cgroup, to write, has a use for it.
-fn cgroup_owner(spec: &Spec, host: &Host, plan: &Plan) -> Option<u32> {
-    let is_writable = |mount: &oci_spec::runtime::Mount| {
-        let mut options = mount.options().iter().flatten().rev();
-        let ro = options.find_map(|option| match option.as_str() {
-            "ro" | "rro" => Some(true),
-            "rw" | "rrw" => Some(false),
-            _ => None,
-        });
-        matches!(mount.typ().as_deref(), Some("cgroup" | "cgroup2")) && ro != Some(true)
-    };
-    let at = std::path::Path::new("/sys/fs/cgroup");
-    let mounted = spec.mounts.iter().flatten().filter(|mount| mount.destination() == at).any(is_writable);
+fn cgroup_owner(host: &Host, plan: &Plan) -> Option<u32> {
+    let mounts = &plan.filesystem.mounts;
+    let mounted = mounts.iter().enumerate().any(|(i, mount)| {
+        let is_cgroup = match &mount.kind {
+            mounts::Kind::Cgroup => true,
+            mounts::Kind::Other { fstype } => fstype == "cgroup2",
+            _ => false,
+        };
+        is_cgroup
+            && mount.destination.as_str() == "/sys/fs/cgroup"
+            && mounts::change_of(mounts, i).set & attr::RDONLY == 0
+    });
     if !matches!(host.cgroups, CgroupLayout::Unified(_)) || !plan.namespaces.is_new(Kind::Cgroup) || !mounted {
         return None;
     }

@@ -124,10 +124,15 @@ fn read_only_at_end(mounts: &[Mount], i: usize) -> bool {
     if !matches!(mount.kind, Kind::Tmpfs { .. }) {
         return false;
     }
-    let is_change = |m: &&Mount| m.kind == Kind::Remount { of: Some(i) };
-    let change = later.iter().filter(is_change).fold(mount.change(), |change, m| change.then(m.change()));
-    change.set & attr::RDONLY != 0
+    change_of(mounts, i).set & attr::RDONLY != 0
         && (mount.destination.as_str() == "/dev" || later.iter().any(|m| !matches!(m.kind, Kind::Remount { .. })))
+}
+
+/// What happens to the attributes of the mount at `i`, by itself and by its remounts.
+pub fn change_of(mounts: &[Mount], i: usize) -> Attrs {
+    let own = mounts.get(i).map(Mount::change).unwrap_or_default();
+    let is_change = |m: &&Mount| m.kind == Kind::Remount { of: Some(i) };
+    mounts.iter().filter(is_change).fold(own, |change, m| change.then(m.change()))
 }
 
 fn plan_one(
@@ -358,7 +363,7 @@ fn parameters(
 }
 
 /// Splits at commas as the file systems do: not inside of quotes (SELinux contexts) and not after a backslash (overlay).
-fn split(word: &str) -> Vec<&str> {
+pub fn split(word: &str) -> Vec<&str> {
     let (mut quoted, mut escaped) = (false, false);
     word.split(move |letter| {
         let ends = letter == ',' && !quoted && !escaped;
@@ -368,6 +373,26 @@ fn split(word: &str) -> Vec<&str> {
     })
     .filter(|part| !part.is_empty())
     .collect()
+}
+
+/// The layers of an overlay's `lowerdir`, each with whether it holds data only. In the list a backslash takes a colon's
+/// meaning away, and two colons begin the layers that hold data only.
+pub fn layers(list: &str) -> Vec<(bool, String)> {
+    let (mut layer, mut data) = (String::new(), false);
+    let mut layers = Vec::new();
+    let mut letters = list.chars().peekable();
+    while let Some(letter) = letters.next() {
+        match letter {
+            '\\' => layer.extend(letters.next()),
+            ':' => {
+                layers.push((data, std::mem::take(&mut layer)));
+                data |= letters.next_if_eq(&':').is_some();
+            }
+            letter => layer.push(letter),
+        }
+    }
+    layers.push((data, layer));
+    layers
 }
 
 /// An SELinux context without the quotes that kept its commas together in the list.
@@ -453,6 +478,16 @@ mod tests {
         let keys: Vec<&str> = mount.parameters.iter().map(|(key, _)| key.as_str()).collect();
         assert_eq!(keys, ["size", "context", "mode"]);
         assert_eq!(mount.parameters[1].1.as_deref(), Some("u:r:t:s0:c1,c2"));
+    }
+
+    #[test]
+    fn layers_are_parted_by_colons_that_have_no_backslash() {
+        let data = |list: &str| -> Vec<String> {
+            layers(list).into_iter().map(|(data, path)| format!("{}{path}", if data { "data " } else { "" })).collect()
+        };
+        assert_eq!(data(r"/et\c:/a\:b:/c\\d"), ["/etc", "/a:b", r"/c\d"]);
+        assert_eq!(data("/a::/b:/c"), ["/a", "data /b", "data /c"]);
+        assert_eq!(data("/a"), ["/a"]);
     }
 
     #[test]

@@ -17,6 +17,7 @@ use super::read::{At, Sourced};
 use crate::plan::capabilities::{self, Set, Sets};
 use crate::plan::config::{Process, Spec};
 use crate::plan::filesystem::InRoot;
+use crate::plan::mounts::{layers, split};
 use crate::plan::namespaces::Kind;
 use crate::plan::problem::Problems;
 use crate::seccomp::arch::Arch;
@@ -75,6 +76,8 @@ pub struct Facts {
     pub kernel: (u32, u32),
     /// Absolute.
     pub bundle: PathBuf,
+    /// The caller's directory, absolute: relative paths of file systems other than bind mounts lead from there.
+    pub cwd: PathBuf,
     /// By JSON path, where the path that stands there leads to.
     pub real: BTreeMap<String, PathBuf>,
     /// The entries of `linux.namespaces` whose path is a namespace of the host.
@@ -135,12 +138,12 @@ pub fn decide(policy: &Policy, spec: &Spec, facts: &Facts) -> Result<Effective, 
 }
 
 /// Decides on the mounts of `spec` alone: those that a container which was allowed under `tables` is to get in addition.
-pub fn decide_mounts(tables: &Tables, spec: &Spec, facts: &Facts) -> Effective {
+pub fn decide_mounts(tables: &Tables, spec: &Spec, facts: &Facts) -> (Vec<Edit>, Vec<Decision>) {
     let mut case = Case { tables, spec, facts, result: Effective::default() };
     if let Some(linux) = &spec.linux {
         case.mounts(linux);
     }
-    case.result
+    (case.result.edits, case.result.decisions)
 }
 
 /// What rules make of the limits and device rules of a config, as an update has changed them.
@@ -638,7 +641,7 @@ impl Case<'_> {
         let rules = &self.tables.mounts;
         if let Some(forbidden) = &rules.forbid_sources {
             let list = forbidden.value.expanded(false);
-            for (path, source) in sources(self.spec, &self.facts.bundle) {
+            for (path, source) in sources(self.spec, self.facts) {
                 let real = self.facts.real.get(&path).cloned().unwrap_or(source.clone());
                 if let Some(entry) = list.iter().find(|entry| is_within_reach(Path::new(entry), &real)) {
                     let path = path.split('#').next().unwrap_or_default();
@@ -862,9 +865,9 @@ fn has_dots(path: &str) -> bool {
     path.split('/').any(|part| part == "..")
 }
 
-pub fn is_bind(mount: &Mount) -> bool {
-    let options = mount.options().iter().flatten();
-    mount.typ().as_deref() == Some("bind") || options.into_iter().any(|option| option == "bind" || option == "rbind")
+/// As [`crate::plan::mounts::plan`] has it.
+fn is_bind(mount: &Mount) -> bool {
+    mount.typ().iter().chain(mount.options().iter().flatten()).any(|word| word == "bind" || word == "rbind")
 }
 
 fn is_remount(mount: &Mount) -> bool {
@@ -889,7 +892,8 @@ const PSEUDO: [&str; 10] =
     ["proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2", "ramfs", "securityfs", "debugfs"];
 
 /// Every path of the host that the container would see, with its JSON path; `#n` tells several at one apart.
-pub fn sources(spec: &Spec, bundle: &Path) -> Vec<(String, PathBuf)> {
+pub fn sources(spec: &Spec, facts: &Facts) -> Vec<(String, PathBuf)> {
+    let bundle = &facts.bundle;
     let mut sources = Vec::new();
     if let Some(root) = &spec.root {
         sources.push(("root.path".to_string(), bundle.join(root.path())));
@@ -899,22 +903,44 @@ pub fn sources(spec: &Spec, bundle: &Path) -> Vec<(String, PathBuf)> {
         if !is_bind(mount) && PSEUDO.contains(&kind) {
             continue;
         }
-        if let Some(source) = mount.source().as_ref().filter(|source| is_bind(mount) || source.is_absolute()) {
-            sources.push((format!("mounts[{i}].source"), bundle.join(source)));
+        let from = if is_bind(mount) { bundle } else { &facts.cwd };
+        // That of an overlay is a name.
+        let is_path = |source: &&PathBuf| is_bind(mount) || kind != "overlay" && !source.as_os_str().is_empty();
+        if let Some(source) = mount.source().as_ref().filter(is_path) {
+            sources.push((format!("mounts[{i}].source"), from.join(source)));
         }
-        // An overlay names its directories in options.
+        // What else is mounted, such as the directories of an overlay, is in the options: several in a word perhaps.
         let options = mount.options().iter().flatten().enumerate().filter(|_| !is_bind(mount));
         for (j, option) in options {
-            let Some((key, value)) = option.split_once('=') else { continue };
-            if key.ends_with("dir") || key.starts_with("lowerdir") || key.starts_with("datadir") {
-                for (k, path) in value.split(':').filter(|path| !path.is_empty()).enumerate() {
-                    sources.push((format!("mounts[{i}].options[{j}]#{k}"), bundle.join(path)));
-                }
+            let paths = split(option).into_iter().filter_map(|part| part.split_once('=')).flat_map(paths);
+            for (k, path) in paths.filter(|path| !path.is_empty()).enumerate() {
+                sources.push((format!("mounts[{i}].options[{j}]#{k}"), from.join(path)));
             }
         }
     }
     sources
 }
+
+/// The paths of the host that an option of a file system names.
+fn paths((key, value): (&str, &str)) -> Vec<String> {
+    match key {
+        "redirect_dir" => Vec::new(),
+        "lowerdir" => layers(value).into_iter().map(|(_, path)| path).collect(),
+        // Whether the kernel takes backslashes away is up to its version.
+        key if key.trim_end_matches('+').ends_with("dir") || PATHS.contains(&key) => {
+            let mut escaped = false;
+            let mut stays = |letter: &char| {
+                escaped = *letter == '\\' && !escaped;
+                !escaped
+            };
+            vec![value.to_string(), value.chars().filter(|letter| stays(letter)).collect()]
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Options of file systems whose values are devices (ext4(5), xfs(5), btrfs(5)).
+const PATHS: [&str; 5] = ["source", "device", "journal_path", "logdev", "rtdev"];
 
 /// Whether `source` is `entry`, holds it, or is in it. Everything is in `/`, so that `/` stands for itself only.
 fn is_within_reach(entry: &Path, source: &Path) -> bool {

@@ -280,8 +280,10 @@ fn name_of(number: u32) -> String {
 
 /// Looks at what a config names.
 pub fn facts(spec: &Spec, bundle: &Path) -> Result<Facts> {
-    let mut facts = Facts { kernel: crate::spec::kernel_version()?, bundle: bundle.to_path_buf(), ..Facts::default() };
-    for (path, source) in sources(spec, bundle) {
+    let cwd = std::env::current_dir().context("the current directory")?;
+    let kernel = crate::spec::kernel_version()?;
+    let mut facts = Facts { kernel, bundle: bundle.to_path_buf(), cwd, ..Facts::default() };
+    for (path, source) in sources(spec, &facts) {
         let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
         // What is not there cannot be mounted either, and is named where that fails.
         if let Ok(fd) = open(&source, flags, Mode::empty()) {

@@ -32,7 +32,7 @@ fn config(edit: impl FnOnce(&mut Value)) -> Value {
 }
 
 fn facts() -> Facts {
-    Facts { kernel: (6, 1), bundle: "/b".into(), ..Facts::default() }
+    Facts { kernel: (6, 1), bundle: "/b".into(), cwd: "/etc/cwd".into(), ..Facts::default() }
 }
 
 /// The decisions and the config that comes out; what comes out must be accepted without a change.
@@ -358,6 +358,20 @@ fn mount_sources() {
         ("proc", "/etc", &[][..], true),
         ("overlay", "overlay", &["lowerdir=/a:/etc/x", "upperdir=/u"][..], false),
         ("overlay", "overlay", &["lowerdir=/a"][..], true),
+        ("overlay", "overlay", &["metacopy=off,lowerdir=/etc:/x"][..], false),
+        ("overlay", "overlay", &["lowerdir=/a,upperdir=/etc/x"][..], false),
+        ("overlay", "overlay", &[r"lowerdir=/et\c:/x"][..], false),
+        ("overlay", "overlay", &[r"lowerdir=/a,workdir=/et\c"][..], false),
+        ("overlay", "overlay", &["lowerdir+=/etc"][..], false),
+        ("overlay", "overlay", &["lowerdir=/a::/etc"][..], false),
+        ("overlay", "overlay", &[r"lowerdir=/x\:/etc"][..], true),
+        ("overlay", "overlay", &["redirect_dir=on"][..], true),
+        ("overlay", "overlay", &["lowerdir=/a:b"][..], false),
+        ("ext4", "disk", &[][..], false),
+        ("ext4", "", &[][..], true),
+        ("ext4", "", &["source=/etc/disk"][..], false),
+        ("ext4", "/d", &["noload,journal_path=/etc/disk"][..], false),
+        ("ext4", "/d", &["noload,journal_path=/dev/d"][..], true),
         ("bind", "data", &[][..], true),
     ] {
         assert_eq!(refused(policy, mount(kind, source, options)).is_empty(), fine, "{kind} {source} {options:?}");
@@ -365,7 +379,9 @@ fn mount_sources() {
     // A link in the bundle, followed.
     let mut leads = facts();
     leads.real.insert("mounts[0].source".into(), PathBuf::from("/etc"));
-    assert!(run_with(&read(policy).unwrap(), &config(mount("bind", "link", &[])), &leads).is_err());
+    for kind in ["bind", "rbind"] {
+        assert!(run_with(&read(policy).unwrap(), &config(mount(kind, "link", &[])), &leads).is_err(), "{kind}");
+    }
     assert_eq!(refused(policy, |c| c["root"]["path"] = json!("/")), ["root.path p.toml:3"]);
 }
 
@@ -378,12 +394,14 @@ fn mount_options_and_masks() {
             {"destination": "/a", "type": "bind", "source": "/a", "options": ["bind", "nosuid", "suid", "nodev"]},
             {"destination": "/b", "type": "bind", "source": "/a"},
             {"destination": "/t", "type": "tmpfs"},
+            {"destination": "/r", "type": "rbind", "source": "/a"},
         ]);
         c["linux"]["maskedPaths"] = json!(["/x"]);
     });
     assert_eq!(after["mounts"][0]["options"], json!(["bind", "nosuid", "suid", "nodev", "nosuid"]));
     assert_eq!(after["mounts"][1]["options"], json!(["nosuid", "nodev"]));
     assert!(after["mounts"][2].get("options").is_none());
+    assert_eq!(after["mounts"][3]["options"], json!(["nosuid", "nodev"]));
     assert_eq!(after["linux"]["maskedPaths"], json!(["/x", "/proc/keys"]));
     assert_eq!(after["linux"]["readonlyPaths"].as_array().unwrap().len(), 5);
 }

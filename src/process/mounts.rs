@@ -49,7 +49,10 @@ pub fn add(target: &Target<'_>, mut record: impl FnMut(usize, MountId) -> Result
     let mut mapper = idmap::Mapper::new(proc, None, user.as_ref().map(AsFd::as_fd))?;
     let mut sources: Vec<Option<Source>> = Vec::with_capacity(fs.mounts.len());
     for mount in &fs.mounts {
-        sources.push(mount::open_source(mount, fs, Some(&mut mapper))?);
+        sources.push(match user {
+            Some(_) => mount::open_source(&mount::to_lock(mount), fs, Some(&mut mapper))?,
+            None => mount::open_source(mount, fs, Some(&mut mapper))?,
+        });
     }
     let mut place = 0;
     in_container(
@@ -175,7 +178,7 @@ fn enter(target: &Target<'_>, init: BorrowedFd<'_>, sources: &mut [Option<Source
         Ok(setns(init, Kind::User.flag())?)
     };
     if user && sources.iter().any(Option::is_some) {
-        mount::lock_sources(sources, enter_user)?;
+        mount::lock_sources(sources, &target.plan.filesystem, enter_user)?;
     } else if user {
         enter_user()?;
     }
@@ -193,7 +196,14 @@ fn enter(target: &Target<'_>, init: BorrowedFd<'_>, sources: &mut [Option<Source
     Ok(())
 }
 
-/// Whether a mount can be made by a process that is not in the container's PID namespace and cgroup.
-pub fn can_be_added(kind: &MountKind) -> bool {
-    !matches!(kind, MountKind::Proc | MountKind::Cgroup)
+/// The member of a mount for whose sake it cannot be made in a container that exists, and why.
+pub fn not_to_be_added(kind: &MountKind) -> Option<(&'static str, &'static str)> {
+    match kind {
+        // The process that mounts is not in the container's PID namespace and cgroup.
+        MountKind::Proc | MountKind::Cgroup => {
+            Some(("type", "a mount of this type cannot be added to a container that exists"))
+        }
+        MountKind::Remount { .. } => Some(("options", "remount changes mounts of config.json only")),
+        _ => None,
+    }
 }

@@ -13,8 +13,8 @@ use super::{Report, Subject};
 use crate::kernel::path::{self, Root, host_path, open_host};
 use crate::kernel::procfs::Proc;
 use crate::plan::filesystem::InRoot;
-use crate::plan::mount_options::{attr, names};
-use crate::plan::mounts::{Kind, Mount};
+use crate::plan::mount_options::{Attrs, attr, names};
+use crate::plan::mounts::{Kind, Mount, change_of};
 use crate::sys::call;
 use crate::sys::mount::{is_mount_root, mount_id};
 
@@ -51,13 +51,19 @@ pub fn audit(subject: &Subject<'_>, proc: &Proc, report: &mut Report) -> Result<
     }
     for (i, mount) in fs.mounts.iter().enumerate() {
         let hidden = |path: &InRoot| *path == mount.destination || mount.destination.is_below(path);
-        if fs.mounts.iter().skip(i + 1).any(|later| hidden(&later.destination)) || fs.masked.iter().any(hidden) {
+        // The remount of an entry hides nothing: it is part of what is asked for that entry.
+        let is_change = |mount: &&Mount| matches!(mount.kind, Kind::Remount { of: Some(_) });
+        let mut later = fs.mounts.iter().skip(i + 1).filter(|later| !is_change(later));
+        if is_change(&mount) || later.any(|later| hidden(&later.destination)) || fs.masked.iter().any(hidden) {
             continue;
         }
         let at = format!("mounts[{}]", mount.index);
+        let asked = change_of(&fs.mounts, i);
         match mounted(&root, &mount.destination, &table)? {
-            Some(listed) => attributes(mount, listed, &at, report),
-            None => report.judge(false, place(&mount.destination), &at, words(mount), "nothing is mounted there"),
+            Some(listed) => attributes(mount, asked, listed, &at, report),
+            None => {
+                report.judge(false, place(&mount.destination), &at, words(mount, asked), "nothing is mounted there");
+            }
         }
     }
     for (i, path) in fs.read_only_paths.iter().enumerate() {
@@ -124,19 +130,17 @@ fn fstype(kind: &Kind) -> Option<&str> {
     }
 }
 
-fn words(mount: &Mount) -> String {
+fn words(mount: &Mount, asked: Attrs) -> String {
     let kind = fstype(&mount.kind).unwrap_or("a mount");
-    let set = mount.change().set & COMPARED;
-    [&[kind], names(set).as_slice()].concat().join(" ")
+    [&[kind], names(asked.set & COMPARED).as_slice()].concat().join(" ")
 }
 
-fn attributes(mount: &Mount, listed: &Listed<'_>, at: &str, report: &mut Report) {
-    let asked = mount.change();
+fn attributes(mount: &Mount, asked: Attrs, listed: &Listed<'_>, at: &str, report: &mut Report) {
     let has = |name: &&str| listed.options.contains(name);
     let same = fstype(&mount.kind).is_none_or(|fstype| fstype == listed.fstype)
         && names(asked.set & COMPARED).iter().all(has)
         && !names(asked.clear & COMPARED).iter().any(has);
     let kept: Vec<&str> = names(COMPARED).into_iter().filter(|name| has(name)).collect();
     let now = [&[listed.fstype], kept.as_slice()].concat().join(" ");
-    report.judge(same, format!("mount {}", mount.destination), at, words(mount), now);
+    report.judge(same, format!("mount {}", mount.destination), at, words(mount, asked), now);
 }

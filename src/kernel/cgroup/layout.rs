@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
 use crate::host::{CgroupLayout, Hierarchy};
+use crate::kernel::host_mounts::unescape;
 
 /// Where every distribution mounts cgroups.
 pub const MOUNT_POINT: &str = "/sys/fs/cgroup";
@@ -108,7 +109,7 @@ fn mounts(text: &str) -> Vec<Mount> {
         let (Some(root), Some(mount_point)) = (left.next(), left.next()) else { continue };
         let mut right = right.split(' ');
         let (Some(kind), _, Some(options)) = (right.next(), right.next(), right.next()) else { continue };
-        let mount_point = PathBuf::from(unescape(mount_point));
+        let (Some(root), Some(mount_point)) = (unescape(root), unescape(mount_point)) else { continue };
         let here = mount_point.parent() == Some(Path::new(MOUNT_POINT));
         if !here || !matches!(kind, "cgroup" | "cgroup2") || found.iter().any(|m| m.mount_point == mount_point) {
             continue;
@@ -116,18 +117,11 @@ fn mounts(text: &str) -> Vec<Mount> {
         found.push(Mount {
             unified: kind == "cgroup2",
             mount_point,
-            root: unescape(root).into(),
+            root,
             options: options.split(',').map(str::to_string).collect(),
         });
     }
     found
-}
-
-/// Undoes the octal escapes of blanks and backslashes in mountinfo.
-fn unescape(text: &str) -> String {
-    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
-        .iter()
-        .fold(text.to_string(), |text, (from, to)| text.replace(from, to))
 }
 
 #[cfg(test)]
